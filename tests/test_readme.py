@@ -19,7 +19,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHELL = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines() if line]
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for line in SHELL if line.startswith("stabledllm ")]
-LONG = ("quickstart-images", "recommend", "decompose --gradient")
+LONG = ("quickstart-images", "quickstart-rl", "recommend", "decompose --gradient")
 """Commands that need nothing of those before them, and that no other needs: they take many seconds."""
 # The same commands on less: every setting named here is one that a user can give.
 SMALL_PROBE = ["ppots.rows=4", "ppots.rates=6", "ppots.masks=2", "ppots.starts=3"]
@@ -40,6 +40,7 @@ REDUCED = {
     "eval": ["--rows", "4"],
     "replay": ["--step", "2"],
     "quickstart-images": [],
+    "quickstart-rl": [],
     "experiment": [f"base.{setting}" for setting in [*SMALL_TRAIN, *SMALL_PROBE]],
 }  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stabledllm.config.settings.policy import FORWARDS
+from stabledllm.config.settings.policy import FORWARDS, PUBLISHED
 from stabledllm.errors import UserError
 from stabledllm.method_checks import check_elbo
 from stabledllm.noise.of_parts import OfParts
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from stabledllm.config.settings import DecomposeSettings, TrainSettings
     from stabledllm.config.settings.policy import GRPOSettings
 
+_PROMPTS_ALONE = (
+    "data.format: expected objective.kind=grpo for prompts alone, found none; write objective.kind=grpo, or leave "
+    "data.format out."
+)
 _MEANINGLESS = ("group_by_length", "views_per_forward", "block_schedule")
 
 
@@ -30,7 +34,7 @@ def check_policy(run: TrainSettings) -> None:
     """
     if run.objective.kind != "grpo":
         if run.data.format == "prompts":
-            raise UserError("data.format: expected objective.kind=grpo for prompts alone, found none.")
+            raise UserError(_PROMPTS_ALONE)
         if "grpo" in run.model_fields_set and run.grpo.model_fields_set:
             raise UserError(
                 "key 'grpo': expected objective.kind=grpo beside it, found none; write objective.kind=grpo."
@@ -116,13 +120,13 @@ def check_policy_method(run: TrainSettings, method: OfParts) -> None:
             )
         check_estimator(run.grpo, run.block_size)
         return
-    check_elbo(method)
-    if method.needs_p:
+    if method.needs_p or method.adaptive:
         raise UserError(
             f"method '{method.name}': expected one without a density of t for objective.kind=grpo, whose log-ratios "
             f"are 0 in the first step of every round, so that there is no difference to fit, found one; take "
             f"lowdisc+fixedcount."
         )
+    check_elbo(method)
     if run.grpo.budget % (views := views_of(method)):
         raise UserError(
             f"key 'grpo.budget': expected a multiple of the {views} views of '{method.name}', found {run.grpo.budget}."
@@ -173,7 +177,7 @@ def check_policy_to_measure(settings: DecomposeSettings) -> None:
                 "key 'grpo': expected objective.kind=grpo beside it, found none; write objective.kind=grpo."
             )
         if settings.data.format == "prompts":
-            raise UserError("data.format: expected objective.kind=grpo for prompts alone, found none.")
+            raise UserError(_PROMPTS_ALONE)
         return
     if grpo.beta and grpo.reference in (None, "auto", "copy", "adapter"):
         found = f"'{grpo.reference}'" if grpo.reference else "none"
@@ -181,18 +185,22 @@ def check_policy_to_measure(settings: DecomposeSettings) -> None:
             f"key 'grpo.reference': expected the model that the divergence is from, beside grpo.beta above 0, found "
             f"{found}; write grpo.reference=MODEL."
         )
-    if not grpo.beta and grpo.reference is not None:
-        raise UserError("key 'grpo.reference': expected grpo.beta above 0 beside it, found none; leave it out.")
+    if not grpo.beta and (grpo.reference is not None or grpo.kl != type(grpo).model_fields["kl"].default):
+        key = "kl" if grpo.reference is None else "reference"
+        raise UserError(f"key 'grpo.{key}': expected grpo.beta above 0 beside it, found none; leave it out.")
     if grpo.mean == "token" and grpo.ratio != "token":
         found = grpo.ratio or "none"
         raise UserError(f"key 'grpo.mean': expected grpo.ratio=token beside token, for all estimators, found {found}.")
     for name in settings.methods if "methods" in settings.model_fields_set else []:
+        if name in PUBLISHED:  # which the checks of a method refuse
+            continue
         method = OfParts(name)
-        check_elbo(method)
-        if method.needs_p:
+        if method.needs_p or method.adaptive:
             raise UserError(
-                f"method '{name}': expected one without a fitted density for policy gradients, found ppots."
+                f"method '{name}': expected one without a density of t for policy gradients, which have none to fit, "
+                f"found one; leave it out."
             )
+        check_elbo(method)
         if grpo.budget % (views := views_of(method)):
             raise UserError(
                 f"key 'grpo.budget': expected a multiple of the {views} views of '{name}', found {grpo.budget}."

@@ -82,6 +82,16 @@ def test_every_key_acts_by_both_spellings(command):
             assert not notes
 
 
+@pytest.mark.parametrize("kind", ["dpo", "grpo"])
+def test_an_objective_alone_is_its_kind(kind):
+    for command in ("decompose", "recommend", "train", "fit"):
+        read, _ = settings_of(command, ["--objective", kind])
+        assert read.sentences == []
+        assert read.settings.objective.kind == kind
+    typed, _ = settings_of("decompose", ["objective={kind: grpo, eps: 0.01}"])
+    assert (typed.settings.objective.kind, typed.settings.objective.eps) == ("grpo", 0.01)
+
+
 def test_switches_need_no_value():
     for words, value in (
         (["--gradient"], True),

@@ -44,6 +44,12 @@ def test_pairs_and_their_reference(tmp_path):
     assert "zero" not in refused.stderr, "DeepSpeed does not train on preferences"
 
 
+@pytest.mark.parametrize("recipe", ["policy/mmada-unigrpo-text", "preferences/llada-8b-vrpo"])
+def test_a_sharding_that_training_refuses_is_not_planned(tmp_path, recipe):
+    refused = call("plan", recipe, "--devices", "8", "--sharding", "zero2", cwd=tmp_path)
+    assert_refused(refused, "expected --sharding ddp or fsdp2", "write --sharding fsdp2.")
+
+
 def test_what_is_printed(tmp_path):
     result = call("plan", "gsm8k/llada-8b", "--devices", "8", "--sharding", "zero2", "--memory", "80GiB", cwd=tmp_path)
     assert "8,015,581,184 parameters" in result.stdout

@@ -208,7 +208,7 @@ TOLD = {
     "report dec/decomposition.json": "found a file; write its folder, dec",
     "report run": "found the run.json of one run, which holds its numbers; a report compares runs",
     "report missing": "expected a folder with stored results, found nothing",
-    "report done": "expected decomposition.json, p_of_t*.json or results.json here",
+    "report done": "expected decomposition.json, preference_noise.json, policy_noise.json, p_of_t*.json or",
     "power --difference inf --sd 1": "expected --difference as a number other than 0, such as 0.01, found inf",
     "power --difference 0.1 --sd 0": "expected --sd above 0, such as 0.02, found 0",
     "power --difference 0.1": "expected --sd NUMBER or --from FOLDER of an experiment, found neither",

@@ -9,9 +9,11 @@ from stabledllm.errors import UserError
 from stabledllm.experiment.at_once import load_checked
 from stabledllm.experiment.budget import rows_per_step
 from stabledllm.experiment.compared import name_of, run_under, runs_compared
+from stabledllm.experiment.idle import Run, idle_overrides
 from stabledllm.experiment.notes import notes
 from stabledllm.experiment.planned import runs_of
 from stabledllm.experiment.run import run_experiment
+from stabledllm.noise.of_parts import OfParts
 from tests.fakes.study import quiet
 
 METHODS = ["standard", "lowdisc+fixedcount", "espo", "coupled", "one-step", "unigrpo"]
@@ -105,3 +107,34 @@ def test_estimators_are_compared_at_the_same_forwards(tmp_path):
     assert {entry["metric"] for entry in results["summary"]} >= {"reward", "accuracy"}
     assert (tmp_path / "runs" / "espo" / "seed-1" / "run.json").is_file()
     assert results["runs"] == run_experiment(settings(tmp_path), quiet)["runs"], "no run is repeated"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "told"),
+    [
+        ("grpo", ["data.train=scenes"], "expected questions in words for objective.kind=grpo, found pictures"),
+        ("grpo", ["data.train=text:mine.jsonl"], "found plain text"),
+        ("grpo", ["data.train=preference:pairs.jsonl"], "write data.train=pairs.jsonl, whose prompts are answered"),
+        ("dpo", ["data.train=synthetic"], "expected rows with 'chosen' and 'rejected' for objective.kind=dpo"),
+        ("grpo", ["data.train=synthetic", "method=adaptive"], "take lowdisc+fixedcount"),
+        ("grpo", ["data.train=synthetic", "method=espo"], "write method=standard grpo.estimator=espo"),
+        ("grpo", ["data.train=synthetic", "grpo.reward_weights=[0]"], "expected one other than 0"),
+        ("sft", ["data.train=synthetic", "data.format=prompts"], "write objective.kind=grpo, or leave data.format out"),
+        ("dpo", ["data.train=pairs.jsonl", "dpo.loss=ipo"], "the loss of pairs is DPO's"),
+        ("grpo", ["data.train=synthetic", "grpo.loss_type=dapo"], "the loss is set by grpo.ratio"),
+        ("grpo", ["data.train=synthetic", "objective.kind=ppo"], "write objective.kind=grpo."),
+        ("grpo", ["data.train=synthetic", "objective.kind=llada2"], "write objective.name=llada2."),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else None,
+)
+def test_what_no_run_can_learn_from_is_refused_before_it_is_loaded(recipe, words, told):
+    with pytest.raises(UserError) as refused:
+        load_checked(recipe, ["model=tiny", *words], reads_data=False)
+    assert told in str(refused.value)
+
+
+def test_prompts_that_are_drawn_together_are_no_idle_key():
+    run = TrainSettings(
+        objective={"kind": "grpo"}, data={"train": "mine.jsonl", "validation_share": 0.0, "validation": None}
+    )
+    assert idle_overrides(run, [Run(run, OfParts())], ["generate_batch=4"]) == []

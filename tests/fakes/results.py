@@ -226,3 +226,53 @@ def put_all(folder: Path, methods: list[str] = METHODS, seeds: int = 5) -> Path:
     )
     put(folder, "experiment/results.json", results(methods, seeds))
     return Path(folder)
+
+
+def _noise(kind: str, names: dict[str, tuple[float, ...]], rows: list[str]) -> dict:
+    """A record of noise: for each name its ratios to Standard's, of the kind's quantity, the loss and the gradient."""
+    first, quantity, more = {
+        "dpo": ("preference_noise", "margin", ()),
+        "grpo": ("policy_noise", "log_ratio", ("direction", "offset", "size")),
+    }[kind]
+    methods = []
+    for name in rows:
+        over = dict(zip((quantity, "loss", "gradient"), names[name], strict=True))
+        methods.append(
+            {"name": name, "forwards": 6, "multiple": 1, "between": 0.5, "p_holm": {"loss": 0.4, "gradient": 0.3}}
+            | {key: est(0.2 * ratio, 0.02, 12, "") for key, ratio in over.items()}
+            | {key: est(0.9, 0.1, 12, "") for key in ("bias", "value", *more)}
+            | {
+                "over_standard": {
+                    key: {"value": ratio, "ci_low": 0.8 * ratio, "ci_high": 1.3 * ratio} for key, ratio in over.items()
+                }
+            }
+        )
+    return {
+        "schema": f"stabledllm/{first}/1",
+        "objective": kind,
+        "model": "runs/moved",
+        "start": "tiny",
+        "data": "synthetic:4-4",
+        "pairs" if kind == "dpo" else "prompts": 12,
+        "recipe": {"data": {}, "objective": {}},
+        "config": {"seed": 0},
+        "versions": VERSIONS,
+        "seconds": 12.0,
+        "device": "cpu",
+        "sentences": ["No method's gradient noise is told apart from Standard's. Stay with standard."],
+        "methods": methods,
+    }
+
+
+def preference_noise() -> dict:
+    ratios = {
+        "standard": (1.0, 1.0, 1.0),
+        "standard, draws not shared": (7740.0, 11400.0, 2.95),
+        "mirror": (0.8, 0.8, 1.1),
+    }
+    return _noise("dpo", ratios, list(ratios))
+
+
+def policy_noise() -> dict:
+    ratios = {"standard": (1.0, 1.0, 1.0), "standard, draws not shared": (678.0, 2070.0, 1.6), "espo": (0.9, 0.9, 0.62)}
+    return _noise("grpo", ratios, list(ratios))

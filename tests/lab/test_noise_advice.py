@@ -12,6 +12,7 @@ from stabledllm.errors import UserError
 from stabledllm.lab import preferences
 from stabledllm.lab.noise_advice import MOST_BUDGET, advise
 from stabledllm.reports.shapes import SHAPES, check_shape
+from tests.fakes.results import policy_noise, preference_noise
 
 
 def row(name, ratio=1.0, p=None, *, forwards=4, multiple=1, gradient=2.0, between=8.0, bias=0.0, error=0.001, **more):
@@ -72,19 +73,20 @@ def test_the_budget_is_the_least_at_which_data_make_half_the_variance(gradient, 
 
 
 @pytest.mark.parametrize(
-    ("name", "bias", "error", "expected"),
+    ("name", "bias", "error", "expected", "why"),
     [
-        ("fixedcount", 0.03, 0.001, "jackknife"),
-        ("fixedcount", 0.001, 0.0001, "none"),  # a seventh of a percent
-        ("fixedcount", 0.03, 0.02, "none"),  # not told from 0
-        ("lowdisc", 0.03, 0.001, "none"),  # one lattice of two draws has no replicates
+        ("fixedcount", 0.03, 0.001, "jackknife", "takes it off"),
+        ("fixedcount", 0.001, 0.0001, "none", "too little to correct"),  # a seventh of a percent
+        ("fixedcount", 0.03, 0.02, "none", "which is not told from 0"),
+        ("lowdisc", 0.03, 0.001, "none", "would allow correction=jackknife"),  # a lattice of two draws: no replicates
     ],
 )
-def test_the_correction_needs_a_bias_and_replicates(name, bias, error, expected):
+def test_the_correction_needs_a_bias_and_replicates(name, bias, error, expected, why):
     one = row(name, 0.3, 0.001, gradient=4.0, bias=bias, error=error)
     found = advise(record(row("standard"), one))
     assert found.budget == 2
     assert found.correction == expected
+    assert why in found.sentences[-1]
     assert advise(record(row("standard"), one, objective="grpo")).correction is None
 
 
@@ -106,8 +108,10 @@ def test_an_estimator_of_a_name_of_its_own_is_a_key_of_its_kind():
 
 
 def test_a_record_has_the_shape_that_is_read():
-    check_shape("x.json", record(row("standard"), row("lowdisc", 0.4, 0.01)), SHAPES["preference_noise"])
+    for kind, made_up in (("preference_noise", preference_noise), ("policy_noise", policy_noise)):
+        check_shape("x.json", made_up(), SHAPES[kind])
     assert MEASURED["preference_noise"] == preferences.RECORD
-    broken = record(row("standard") | {"multiple": None})
+    broken = preference_noise()
+    broken["methods"][0]["multiple"] = None
     with pytest.raises(UserError, match="multiple"):
         check_shape("x.json", broken, SHAPES["preference_noise"])

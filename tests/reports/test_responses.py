@@ -51,9 +51,17 @@ def test_what_never_moved_is_not_drawn():
 def test_a_panel_has_a_line_and_a_band_for_every_method():
     figure = figures.response_curves(learnt(**{"completions/clipped_ratio": 0.1}))
     shown = [axes for axes in figure.axes if axes.get_visible()]
-    assert [axes.get_title(loc="left") for axes in shown] == [CURVES[name] for name in curves_of(
+    assert [axes.get_title(loc="left").replace("\n", " ") for axes in shown] == [CURVES[name] for name in curves_of(
         learnt(**{"completions/clipped_ratio": 0.1}))]  # fmt: skip
     assert all(len(axes.lines) == 2 and len(axes.collections) == 2 for axes in shown)
+
+
+def test_no_title_is_wider_than_its_panel():
+    long = "rewards/" + "long " * 9 + "/mean"
+    figure = figures.response_curves(learnt(**dict.fromkeys(("frac_reward_zero_std", long), 0.1)))
+    figure.draw_without_rendering()
+    for axes in (axes for axes in figure.axes if axes.get_visible()):
+        assert axes._left_title.get_window_extent().width <= axes.get_window_extent().width + 1
 
 
 @pytest.mark.parametrize("name", ["rewards/margins", "rewards/accuracies", "loss_bias"])

@@ -209,9 +209,11 @@ def _rows_of_training(data: DataSettings) -> Iterator[str]:
 def _evaluated(run: TrainSettings) -> Iterator[str]:
     if has_validation(run.data):
         every = f"every {run.eval_every:,} steps and at the end" if run.eval_every else "at the end"
-        yield f"NLL of at most {run.data.validation_rows} rows x {run.eval_draws} views, {every}"
+        most = f"at most {run.data.validation_rows:,}" if run.data.validation_rows else "all"
+        yield f"NLL of {most} rows x {run.eval_draws} views, {every}"
     if has_test(run.data):
-        yield f"{run.data.test_rows} completions of {run.decoding.length} tokens in {run.decoding.calls} model calls"
+        many = "all" if run.data.test_rows is None else f"{run.data.test_rows:,}"
+        yield f"{many} completions of {run.decoding.length} tokens in {run.decoding.calls} model calls"
     if not has_validation(run.data) and not has_test(run.data):
         yield "nothing, as there are no validation or test rows"
 

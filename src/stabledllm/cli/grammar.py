@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
     from stabledllm.config.key_table import Key
 
-_OF_DATA = {"data": "data.train", "max_len": "data.max_len", "pad_response_to": "data.pad_response_to"}
+_COMMON = {
+    "data": "data.train", "max_len": "data.max_len", "pad_response_to": "data.pad_response_to",
+    "objective": "objective.kind",
+}  # fmt: skip
 _OF_DECODING = {name: f"decoding.{name}" for name in ("length", "steps", "block", "temperature", "top_p")}
 OF_OTHERS = (
     "lr", "bs", "batch_size", "num_epochs", "num_train_epochs", "max_steps", "train_steps", "dataset", "dataset_name",
@@ -80,7 +83,7 @@ class Grammar:
     @property
     def shorts(self) -> dict[str, str]:
         """The short names that this command reads, with their keys."""
-        return {name: key for name, key in (_OF_DATA | dict(self.short)).items() if key in self.keys}
+        return {name: key for name, key in (_COMMON | dict(self.short)).items() if key in self.keys}
 
     def short_for(self, name: str) -> str | None:
         """The key that a short name of this command stands for."""

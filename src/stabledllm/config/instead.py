@@ -45,8 +45,8 @@ def instead_of_key(path: tuple, kind: type[BaseModel], group: type[BaseModel]) -
     if above and ":" in name:  # YAML's {a:b} is a key without a value
         ours, _, value = name.partition(":")
         return f"; write {'.'.join([*above, plain_text(ours.strip())])}={plain_text(value.strip())}"
-    if name in NOWHERE:
-        return f"; {NOWHERE[name]}"
+    if nowhere := NOWHERE.get(".".join([*above, name])) or NOWHERE.get(name):
+        return f"; {nowhere}"
     if kind is ExperimentSettings and not above and name in TrainSettings.model_fields:
         return f": expected under 'base:', as an experiment varies the run that stands there; write base.{name}"
     if kind is TrainSettings and not above and name in ExperimentSettings.model_fields:
@@ -108,6 +108,8 @@ def instead_of_value(key: str, value: Any, annotation: Any, kind: type[BaseModel
         value = {"true": "16", "yes": "16", "on": "16"}.get(text.lower(), text)
         if name == "weighting" and (whose := text.lower().replace("_", "-")) in set(NAMED) - {"elbo"}:
             name, value = "name", whose
+        if name == "weighting" and text.lower() in KINDS:
+            name, value = "kind", text.lower()
         return f"; write {key}.{name}={plain_text(value)}" + (", or RECIPE+lora" if name == "rank" else "")
     if key == "base" and text:
         return f"; write base: {{extends: {plain_text(text)}}}"
@@ -150,7 +152,16 @@ def instead_of_value(key: str, value: Any, annotation: Any, kind: type[BaseModel
 OF_GROUPS = {"data": "train", "lora": "rank", "objective": "weighting", "decoding": "length"}
 """The key of a group that is meant where a value is given for the group."""
 _LISTED = 8
+KINDS = ("masked", "dpo", "grpo")
+"""The kinds of objectives."""
 _SYNONYMS = {
+    "kind": {
+        **{name: f"objective.name={name}" for name in NAMED if name != "elbo"},
+        **{name: f"objective.weighting={name}" for name in ("elbo", "unweighted", "power", "cosine")},
+        **dict.fromkeys(("sft", "mlm", "nll"), "objective.kind=masked"),
+        **dict.fromkeys(("ppo", "rl", "rloo", "reinforce", "gspo", "dapo"), "objective.kind=grpo"),
+        **dict.fromkeys(("preference", "preferences", "vrpo"), "objective.kind=dpo"),
+    },
     "format": {
         "chatml": "data.format=messages", "chat": "data.format=messages", "openai": "data.format=messages",
         "vicuna": "data.format=sharegpt", "instruct": "data.format=alpaca", "instruction": "data.format=alpaca",

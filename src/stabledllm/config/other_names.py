@@ -138,5 +138,7 @@ NOWHERE = {
     **dict.fromkeys(("metric", "metrics"), _MEASURES),
     **dict.fromkeys(("force", "overwrite"), _KEPT),
     "task": "a task is named as the data; write data=gsm8k, say",
+    **dict.fromkeys(("dpo.loss", "dpo.loss_type"), "the loss of pairs is DPO's, with dpo.beta and dpo.sft"),
+    **dict.fromkeys(("grpo.loss", "grpo.loss_type"), "the loss is set by grpo.ratio, grpo.mean and grpo.clip"),
 }
 """What no command takes as a key or an option, with what there is instead."""

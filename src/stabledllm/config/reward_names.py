@@ -51,7 +51,7 @@ def check_rewards(grpo: GRPOSettings) -> None:
 
 
 def check_weights(weights: list[float] | None, rewards: int) -> None:
-    """Refuse weights of which there are not as many as rewards.
+    """Refuse weights of which there are not as many as rewards, or all of them 0.
 
     Raises:
         UserError: such weights.
@@ -60,6 +60,8 @@ def check_weights(weights: list[float] | None, rewards: int) -> None:
         raise UserError(
             f"key 'grpo.reward_weights': expected a weight for each reward, {rewards}, found {len(weights)}."
         )
+    if weights and not any(weights):
+        raise UserError("key 'grpo.reward_weights': expected one other than 0, found no reward that counts.")
 
 
 def check_reward_files(grpo: GRPOSettings) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from stabledllm.data.rows import Encoded as EncodedRows
 from stabledllm.data.rows import EncodingOptions, TokenRow, encode_part, refuse_none
+from stabledllm.errors import UserError
 from stabledllm.tasks.examples import Examples
 
 
@@ -37,7 +38,7 @@ def encode_pairs(examples: Examples, tokenizer, options: EncodingOptions) -> Enc
         examples: with the rejected answer as a message under ``rejected``.
 
     Raises:
-        UserError: as :func:`~stabledllm.data.rows.encode_examples` does.
+        UserError: as :func:`~stabledllm.data.rows.encode_examples` does, or no pair has two answers.
     """
     chosen, rejected, too_long, alike = [], [], [], []
     for example in examples:
@@ -50,5 +51,11 @@ def encode_pairs(examples: Examples, tokenizer, options: EncodingOptions) -> Enc
         else:
             chosen.append(sides[0].rows[0])
             rejected.append(sides[1].rows[0])
+    if alike and not chosen:
+        longer = f", and {len(too_long)} longer than max_len={options.max_len}" if too_long else ""
+        raise UserError(
+            f"data: expected at least one pair whose answers differ, found {len(alike)} with the same answer twice "
+            f"({alike[0]}){longer}; give pairs of which one answer is better."
+        )
     refuse_none(EncodedRows(chosen, too_long), options)
     return EncodedPairs(chosen, rejected, too_long, alike)

@@ -33,7 +33,7 @@ from stabledllm.experiment.check_list import DECODED, OF_STREAMED_DATA, WEIGHED,
 from stabledllm.experiment.given_files import check_adapter, check_convertible_model, check_file, check_gguf, check_rows
 from stabledllm.experiment.idle import idle_in_decompose, idle_in_eval, idle_in_fit
 from stabledllm.experiment.readable import is_known
-from stabledllm.experiment.response_checks import of_fit_to_pairs
+from stabledllm.experiment.response_checks import of_fit_to_pairs, of_rows
 from stabledllm.experiment.run_checks import check_clip, check_out, of_method, of_model
 from stabledllm.method_checks import check_fitted, check_fixed
 from stabledllm.models.names import check_model_name, trained_block
@@ -142,6 +142,9 @@ def in_trained_blocks(settings: Decodes) -> Decodes:
 
 
 def _of_fit(settings: TrainSettings) -> Checks:
+    if settings.objective.kind == "grpo":
+        yield WEIGHED, _refuse_policy
+        return
     yield from of_method(settings, settings.method)
     if is_known(settings.method):
         yield "method", partial(check_fitted, OfParts(settings.method))
@@ -153,9 +156,17 @@ def _of_fit(settings: TrainSettings) -> Checks:
     yield OF_STREAMED_DATA, partial(refuse_unstreamable_data, settings.data)
 
 
+def _refuse_policy() -> None:
+    raise UserError(
+        "fit: expected rows or pairs, found objective.kind=grpo, whose log-ratios are 0 in the first step of every "
+        "round, so that no density of t can be fitted; train with method=lowdisc+fixedcount."
+    )
+
+
 def _of_decompose(settings: DecomposeSettings) -> Checks:
     yield f"{WEIGHED} dpo methods data.format", partial(check_pairs_to_measure, settings)
     yield f"{WEIGHED} grpo methods data.format", partial(check_policy_to_measure, settings)
+    yield from of_rows(settings.objective.kind, settings.data)
     if settings.objective.kind == "grpo":
         yield "grpo.reward grpo.reward_weights", partial(check_rewards, settings.grpo)
         for key in ("old", "reference"):

@@ -140,7 +140,10 @@ _RUN: Rules = {
         "pictures to draw (data.test)",
     ),
     "clip": (lambda run, _: has_test(run.data) and are_images(run.data.test or run.data.train), "pictures to draw"),
-    "generate_batch": (lambda run, _: has_test(run.data), "test rows to decode (data.test)"),
+    "generate_batch": (
+        lambda run, _: has_test(run.data) or run.objective.kind == "grpo",
+        "test rows to decode (data.test)",
+    ),
     "spikes.keep": (
         lambda run, _: not run.spikes.keep or bool(run.trainer.get("save_total_limit")),
         "trainer.save_total_limit beside it, without which every checkpoint is kept",

@@ -30,12 +30,22 @@ def plan(name: str, settings: TrainSettings | ExperimentSettings, layout: Layout
         UserError: the recipe is invalid, its model's shape is unknown, or it needs more than ``limit`` per device.
     """
     validate(settings)
+    _refuse_sharding(settings.base if isinstance(settings, ExperimentSettings) else settings, layout)
     runs = [run.settings for run in runs_of(settings)]
     shape = shape_of(runs[0].model)
     memory, run = max(((estimate(run, shape, layout), run) for run in runs), key=lambda pair: pair[0].total)
     if limit is not None and memory.needed > limit:
         raise UserError(f"{refusal(memory, limit, f'recipe {name!r}')}{advise(run, shape, layout, limit)}.")
     return "\n".join(_lines(name, run, shape, layout, memory, limit))
+
+
+def _refuse_sharding(run: TrainSettings, layout: Layout) -> None:
+    """Refuse a sharding under which the run would be refused as well."""
+    if of_responses(run) and layout.sharding.startswith("zero"):
+        raise UserError(
+            f"plan: expected --sharding ddp or fsdp2 for objective.kind={run.objective.kind}, whose steps have several "
+            f"backward passes, found {layout.sharding}; write --sharding fsdp2."
+        )
 
 
 def _lines(
@@ -60,11 +70,12 @@ def _lines(
     lines += [f"  {what:18s}{gib(size):>12s}" for what, size in table.items()]
     if memory.host:
         lines.append(f"  {'main memory':18s}{gib(memory.host):>12s}")
+    kept = "fsdp2 keeps" if of_responses(run) else "fsdp2 and zero2 keep"
     lines += ["", f"All logits at once, instead of a chunk of them, would take {gib(memory.all_logits)} more."]
     if run.dtype == "bfloat16" and not run.lora and layout.sharding == "ddp":
         lines.append(
             "Note: without sharding the weights are trained in bfloat16, which loses updates below 1/256 of a weight; "
-            "fsdp2 and zero2 keep float32 master weights."
+            f"{kept} float32 master weights."
         )
     if limit is not None:
         lines.append(f"It fits {gib(limit)}.")

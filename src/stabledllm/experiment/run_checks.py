@@ -11,6 +11,7 @@ from pathlib import Path
 from stabledllm.config.changeable import refuse_unchangeable
 from stabledllm.config.decoding_fit import refuse_unfit
 from stabledllm.config.settings import ModelSettings, TrainSettings
+from stabledllm.config.settings.policy import PUBLISHED
 from stabledllm.data.kinds import kind_of
 from stabledllm.errors import UserError
 from stabledllm.experiment.check_list import DECODED, SPLITS, WEIGHED, Checks
@@ -125,6 +126,12 @@ def _check_parts(method: OfParts) -> None:
         raise UserError(f"method '{name}': expected parts joined by '+', found none; write standard.")
     if name.strip().lower() in ("lora", "qlora"):
         raise UserError(f"method '{name}': expected how masks are drawn, found an adapter; write RECIPE+lora.")
+    if name in PUBLISHED:
+        raise UserError(
+            f"method '{name}': expected parts joined by '+', found a published estimator, which goes with "
+            f"objective.kind=grpo; write method=standard grpo.estimator={name} for 'train', or "
+            f"grpo.presets=[{name}] for 'decompose'."
+        )
     named = [part for part in re.split(r"[\s,;+\[\]'\"]+", name) if part]
     once = list(dict.fromkeys(named))
     if STANDARD in once and once != [name] and all(part == STANDARD or find_part(part) for part in once):

@@ -13,9 +13,11 @@ from stabledllm.plain_text import plain_text
 from stabledllm.reports import block_tables, figures, run_tables, tables
 from stabledllm.reports.images import side_by_side
 from stabledllm.reports.labels import label
+from stabledllm.reports.policy_noise import policy_table
+from stabledllm.reports.preferences import preference_table
 from stabledllm.reports.published import published_table
 from stabledllm.reports.spikes import spike_sentences, spikes_of, spikes_table
-from stabledllm.reports.stored import Stored, array, finished_planned, gather, noise_of, run_metrics
+from stabledllm.reports.stored import Stored, array, base_of, finished_planned, gather, noise_of, run_metrics
 from stabledllm.reports.style import data_uri
 from stabledllm.reports.summary import missing, summarise
 from stabledllm.runtime.files import write_text
@@ -69,6 +71,7 @@ def render(stored: Stored) -> str:
         missing=missing(stored),
         decomposition=decomposition,
         fits=[_fit(data) for data in stored.fits],
+        noises=[_noise(data) for data in stored.noises if data["methods"]],
         experiment=_experiment(stored),
         spikes=_spikes(stored),
         has_curves=bool(stored.fits or curves),
@@ -79,9 +82,11 @@ def render(stored: Stored) -> str:
 
 
 def _subject(stored: Stored) -> str:
-    d = stored.decomposition or {}
-    config = (stored.results or {}).get("config") or {}
-    model, data = d.get("model") or config.get("model"), d.get("data") or config.get("data")
+    d = stored.decomposition or next(iter(stored.noises), {})
+    config = base_of(stored.results)
+    rows = config.get("data")
+    trained_on = rows.get("train") if isinstance(rows, dict) else rows
+    model, data = d.get("model") or config.get("model"), d.get("data") or trained_on
     return " on ".join(str(x) for x in (model, data) if isinstance(x, str) and x)
 
 
@@ -104,6 +109,16 @@ def _decomposition(data: dict | None) -> dict | None:
         "recommendation": data.get("recommendation"),
         "mirror": (data.get("mirror") or {}).get("sentence"),
         "notes": data.get("notes") or [],
+    }
+
+
+def _noise(data: dict) -> dict:
+    """The noise of a step on preferences or of policy gradients."""
+    of_pairs = data["objective"] == "dpo"
+    return {
+        "title": "Noise of preferences" if of_pairs else "Noise of policy gradients",
+        "table": preference_table(data) if of_pairs else policy_table(data),
+        "sentences": data["sentences"],
     }
 
 
@@ -151,7 +166,7 @@ def _of_metric(results: dict, metric: str) -> list[tables.Table]:
 
 def _provenance(stored: Stored) -> list[dict]:
     """For each file, the settings, versions and facts that it was made with."""
-    kinds = [stored.decomposition, *stored.fits, stored.results]
+    kinds = [stored.decomposition, *stored.noises, *stored.fits, stored.results]
     loaded = [data for data in kinds if data is not None]
     return [_origin(stored, path, data) for path, data in zip(stored.files, loaded, strict=True)]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from stabledllm.reports import numbers as fmt
 from stabledllm.reports.preferences import ratio_text
+from stabledllm.reports.stored import value
 from stabledllm.reports.table import Table, filled
 
 _ROUNDING = 1e-6
@@ -26,15 +27,15 @@ def policy_table(record: dict) -> Table:
     first = record["methods"][0]
     note = (
         f"Gradient: its variance for fixed responses over Standard's at equal forwards, 95 % intervals over "
-        f"{record['prompts']} prompts (Standard's: {fmt.plain(first['gradient']['value'])} at {first['forwards']} "
+        f"{record.get('prompts')} prompts (Standard's: {fmt.plain(value(first['gradient']))} at {first['forwards']} "
         f"forwards a response). Direction: cosine of the mean gradient with that of the bound, 1 but for errors where "
         f"the bound is what is estimated."
     )
     more = "Off bound: the mean estimate less the bound, nats per token. "
     if "log-ratio" in columns:
         more += (
-            f"Log-ratio and loss: variances over Standard's ({fmt.plain(first['log_ratio']['value'])} and "
-            f"{fmt.plain(first['loss']['value'])}). "
+            f"Log-ratio and loss: variances over Standard's ({fmt.plain(value(first['log_ratio']))} and "
+            f"{fmt.plain(value(first['loss']))}). "
         )
     more += "Bias: how much noise adds to the mean loss. Size: norm of the mean gradient over that of the bound."
     return Table("Noise of policy gradients", tuple(columns), tuple(rows), note, more, answers=_ANSWERS)
@@ -55,7 +56,7 @@ def _columns(record: dict) -> dict[str, Callable[[dict], str]]:
     }
     shown = {"log-ratio": "log_ratio", "loss": "loss"}
     first = record["methods"][0]
-    return {name: cell for name, cell in columns.items() if name not in shown or first[shown[name]]["value"]}
+    return {name: cell for name, cell in columns.items() if name not in shown or value(first[shown[name]]) > 0}
 
 
 def _over(quantity: str) -> Callable[[dict], str]:
@@ -64,5 +65,4 @@ def _over(quantity: str) -> Callable[[dict], str]:
 
 def _bias(row: dict) -> str:
     """The bias, 0 where it is but rounding."""
-    value = row["bias"]["value"]
-    return "0" if value is not None and abs(value) < _ROUNDING else fmt.estimate(row["bias"])
+    return "0" if abs(value(row["bias"])) < _ROUNDING else fmt.estimate(row["bias"])

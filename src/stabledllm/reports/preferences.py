@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from stabledllm.reports import numbers as fmt
+from stabledllm.reports.stored import number, value
 from stabledllm.reports.table import Table, filled
 
 
@@ -20,12 +22,12 @@ def preference_table(record: dict) -> Table:
     for row in record["methods"]:
         over = row["over_standard"]
         ratios = [ratio_text(over[name]) for name in ("margin", "loss", "gradient")]
-        rows.append((row["name"], *ratios, fmt.plain(row["bias"]["value"])))
+        rows.append((row["name"], *ratios, fmt.plain(value(row["bias"]))))
     first = record["methods"][0]
     note = (
         f"Variances for a fixed pair over Standard's, at {first['forwards']} forwards a response; 95 % intervals over "
-        f"{record['pairs']} pairs. Standard's: margin {fmt.plain(first['margin']['value'])}, loss "
-        f"{fmt.plain(first['loss']['value'])}, gradient {fmt.plain(first['gradient']['value'])}. Bias: how much noise "
+        f"{record.get('pairs')} pairs. Standard's: margin {fmt.plain(value(first['margin']))}, loss "
+        f"{fmt.plain(value(first['loss']))}, gradient {fmt.plain(value(first['gradient']))}. Bias: how much noise "
         f"adds to the mean loss."
     )
     return Table("Noise of preferences", ("method", "margin", "loss", "gradient", "bias"), tuple(rows), note)
@@ -33,8 +35,8 @@ def preference_table(record: dict) -> Table:
 
 def ratio_text(ratio: dict) -> str:
     """A ratio of variances with its interval, where that is known."""
-    value, low, high = (ratio[name] for name in ("value", "ci_low", "ci_high"))
-    if value is None or value != value:
+    size, low, high = (number(ratio.get(name)) for name in ("value", "ci_low", "ci_high"))
+    if math.isnan(size):
         return "unknown"
-    ends = "" if low is None or low != low else f" ({low:.2g} to {high:.2g})"
-    return f"{value:.3g}{ends}"
+    ends = "" if math.isnan(low + high) else f" ({low:.2g} to {high:.2g})"
+    return f"{size:.3g}{ends}"

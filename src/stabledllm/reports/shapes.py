@@ -31,24 +31,27 @@ _NOISE = {
     "start": Needed(str),
     "data": Needed(str),
     "recipe": Needed({"data": dict, "objective": dict}),
-    "methods": Needed(
-        [
-            Needed(
-                {
-                    "name": Needed(str),
-                    "forwards": Needed(int),
-                    "multiple": Needed(int),
-                    "over_standard": Needed({"loss": Needed(_RATIO), "gradient": Needed(_RATIO)}),
-                    "gradient": Needed(_ESTIMATE),
-                    "p_holm": {"loss": Needed(NUMBER), "gradient": Needed(NUMBER)},
-                    "between": NUMBER,
-                    "bias": Needed(_ESTIMATE),
-                    "value": Needed(_ESTIMATE),
-                }
-            )
-        ]
-    ),
+    "sentences": Needed([Needed(str)]),
 }
+_OF_METHOD = {
+    "name": Needed(str),
+    "forwards": Needed(int),
+    "multiple": Needed(int),
+    "gradient": Needed(_ESTIMATE),
+    "loss": Needed(_ESTIMATE),
+    "p_holm": {"loss": Needed(NUMBER), "gradient": Needed(NUMBER)},
+    "between": NUMBER,
+    "bias": Needed(_ESTIMATE),
+    "value": Needed(_ESTIMATE),
+}
+
+
+def _methods(first: str, *more: str) -> list:
+    """The rows of a record of noise, whose ``first`` quantity goes into the loss; ``more``: further estimates."""
+    over = dict.fromkeys((first, "loss", "gradient"), Needed(_RATIO))
+    own = {"over_standard": Needed(over)} | dict.fromkeys((first, *more), Needed(_ESTIMATE))
+    return [Needed(_OF_METHOD | own)]
+
 
 SHAPES = {
     "decomposition": _ORIGIN
@@ -71,8 +74,10 @@ SHAPES = {
         ],
         "recommendation": {"sentences": Needed([Needed(str)]), "recipe": Needed(str)},
     },
-    "preference_noise": _NOISE,
-    "policy_noise": _NOISE,
+    "preference_noise": _ORIGIN | _NOISE | {"pairs": int, "methods": Needed(_methods("margin"))},
+    "policy_noise": _ORIGIN
+    | _NOISE
+    | {"prompts": int, "methods": Needed(_methods("log_ratio", "direction", "offset", "size"))},
     "replay": {"step": Needed(int), "sentence": Needed(str), "cause": Needed(str)},
     "p_of_t": _ORIGIN
     | {

@@ -14,6 +14,8 @@ from stabledllm.errors import UserError
 from stabledllm.reports.labels import COMPONENT_LABELS
 from stabledllm.reports.shapes import SHAPES, check_shape
 
+NOISES = ("preference_noise", "policy_noise")
+"""The records of the noise of a step on responses."""
 SUBFOLDERS = ("", "decompose", "fit", "experiment")
 
 
@@ -25,6 +27,8 @@ class Stored:
     decomposition: dict | None = None
     fits: list[dict] = field(default_factory=list)
     results: dict | None = None
+    noises: list[dict] = field(default_factory=list)
+    """The noise of preferences and of policy gradients, where they were measured."""
     files: list[Path] = field(default_factory=list)
     results_folder: Path | None = None
     """Where ``results.json`` lies, with the runs' own folders beside it."""
@@ -45,21 +49,23 @@ def gather(folder: Path) -> Stored:
     places = [folder / name for name in SUBFOLDERS]
     decomposition = _first(places, "decomposition.json")
     results = _first(places, "results.json")
+    noises = {kind: path for kind in NOISES if (path := _first(places, f"{kind}.json"))}
     fits = [path for place in places for path in sorted(place.glob("p_of_t*.json"))]
-    files = [path for path in (decomposition, *fits, results) if path]
+    files = [path for path in (decomposition, *noises.values(), *fits, results) if path]
     has_spikes = (folder / "spikes.jsonl").is_file() or any(folder.glob("replays/step-*.json"))
     if not files and not has_spikes:
         of_run = (folder / "run.json").is_file()
         found = "the run.json of one run, which holds its numbers; a report compares runs" if of_run else "none of them"
         raise UserError(
-            f"{folder}: expected decomposition.json, p_of_t*.json or results.json here or in decompose/, fit/ or "
-            f"experiment/, or a run's spikes.jsonl, found {found}."
+            f"{folder}: expected decomposition.json, {', '.join(f'{kind}.json' for kind in NOISES)}, p_of_t*.json or "
+            f"results.json here or in decompose/, fit/ or experiment/, or a run's spikes.jsonl, found {found}."
         )
     return Stored(
         folder,
         read(decomposition, "decomposition") if decomposition else None,
         [read(path, "p_of_t") for path in fits],
         read(results, "results") if results else None,
+        [read(path, kind) for kind, path in noises.items()],
         files,
         results.parent if results else None,
         has_spikes,
@@ -91,6 +97,13 @@ def read_one_of(path: Path, kinds: Sequence[str]) -> tuple[str, dict]:
         raise UserError(f"{path}: expected schema {' or '.join(map(repr, by_schema))}, found {schema!r}.")
     check_shape(path, data, SHAPES[by_schema[schema]])
     return by_schema[schema], data
+
+
+def base_of(results: dict | None) -> dict:
+    """The settings of an experiment's runs, without method and seed; nothing where they are not stored."""
+    config = (results or {}).get("config") or {}
+    base = config.get("base", config)
+    return base if isinstance(base, dict) else {}
 
 
 def number(value: object) -> float:

@@ -8,6 +8,7 @@ from stabledllm.reports import numbers as fmt
 from stabledllm.reports.labels import COMPONENT_LABELS, LOWER_IS_BETTER, label, metric_name
 from stabledllm.reports.stored import (
     Stored,
+    base_of,
     disagrees,
     finished_planned,
     noise_of,
@@ -82,12 +83,29 @@ def _side(low: float, high: float, neutral: float) -> str:
 
 def missing(stored: Stored) -> list[tuple[str, str]]:
     """What is not in the folder, with the command that makes it."""
-    found = (
-        (stored.decomposition, "where the noise comes from", "stabledllm decompose"),
-        (stored.fits, "a fitted p(t)", "stabledllm fit"),
-        (stored.results, "an experiment", "stabledllm experiment RECIPE"),
-    )
+    kind = _kind_of(stored)
+    if kind in _OF_RESPONSES:
+        measured = (stored.noises, _OF_RESPONSES[kind], f"stabledllm decompose objective.kind={kind}")
+        found: tuple = (measured, (stored.results, "an experiment", "stabledllm experiment RECIPE"))
+    else:
+        found = (
+            (stored.decomposition, "where the noise comes from", "stabledllm decompose"),
+            (stored.fits, "a fitted p(t)", "stabledllm fit"),
+            (stored.results, "an experiment", "stabledllm experiment RECIPE"),
+        )
     return [(what, command) for there, what, command in found if not there]
+
+
+_OF_RESPONSES = {"dpo": "the noise of a step on pairs", "grpo": "the noise of a step on responses"}
+"""By the kind of the objective, what is measured in the place of A, B and C."""
+
+
+def _kind_of(stored: Stored) -> str | None:
+    """The kind of the objective that was trained or measured; None where no file says it."""
+    objective = base_of(stored.results).get("objective")
+    if isinstance(objective, dict) and isinstance(objective.get("kind"), str):
+        return objective["kind"]
+    return next((noise["objective"] for noise in stored.noises), None)
 
 
 def components(data: dict) -> list[str]:

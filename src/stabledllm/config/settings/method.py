@@ -32,8 +32,9 @@ class ObjectiveSettings(Strict):
     """The objective that training minimises."""
 
     kind: Literal["masked", "dpo", "grpo"] = "masked"
-    """``masked``: the loss of masked tokens, as the keys below say. ``dpo``: that of pairs of responses (``dpo``).
-    ``grpo``: policy gradients on rewards of the model's own responses (``grpo``)."""
+    """What is learnt from: masked tokens, as the keys below say (``masked``); pairs of responses, one of them better
+    (``dpo``, with the keys ``dpo.*``); rewards of the model's own responses (``grpo``, policy gradients, with
+    ``grpo.*``)."""
     name: Literal["elbo", "masked-mean", "llada2", "fast-dllm", "sdar", "bd3lm"] | None = None
     """An objective by the name of whom it is from, which stands for keys below (docs/objectives.md)."""
     weighting: Literal["elbo", "unweighted", "power", "cosine"] = "elbo"

@@ -12,6 +12,8 @@ from stabledllm.config.typed import Strict
 
 FORWARDS = {"method": 1, "espo": 2, "coupled": 3, "one-step": 1, "unigrpo": 1}
 """The forwards of one draw of each estimator, of which ``grpo.budget`` is a multiple; of a method, see its views."""
+PUBLISHED = ("espo", "coupled", "one-step", "unigrpo")
+"""Estimators of published algorithms."""
 OF_TOKENS = ("coupled", "one-step", "unigrpo")
 """Estimators that are published with a ratio for each token."""
 OF_THE_POLICY = ("auto", "copy", "adapter")
@@ -57,8 +59,9 @@ class GRPOSettings(Strict):
     kl: Literal["k1", "k2", "k3"] = "k3"
     """How that is estimated from the log-ratio d of reference to policy: -d, d²/2, or exp(d) - d - 1."""
     reference: PathText = "auto"
-    """``copy``: a frozen copy of the model, its memory again. ``adapter``: the model with its adapters switched off.
-    ``auto``: ``adapter`` where adapters are trained, else ``copy``. Else another model. Needed where ``beta`` > 0."""
+    """The model that the divergence is from, where ``beta`` is above 0: ``copy``, a frozen copy, its memory again;
+    ``adapter``, the model with its adapters switched off; ``auto``, ``adapter`` where adapters are trained, else
+    ``copy``; or another model, by folder, name on the hub or a run's folder."""
     inner: int = Field(1, ge=1, le=MOST)
     """Optimizer steps on the same responses, each with draws of its own that policy, old policy and reference share."""
     tokens_per_forward: int = Field(8192, ge=1, le=MOST)

@@ -26,9 +26,9 @@ class DPOSettings(Strict):
     """``jackknife`` takes off the bias that the noise of the bounds gives the loss; it needs at least two replicates (a
     budget of 4, or of any independent draws)."""
     reference: PathText = "auto"
-    """``copy``: a frozen copy of the model, its memory again. ``adapter``: the model with its adapters switched off.
-    ``kept``: values computed before the first step, for every pair and epoch. ``auto``: ``adapter`` where adapters are
-    trained, else ``copy``. Else another model: a folder, a name on the hub, or a run's folder."""
+    """The model that the policy is held against: ``copy``, a frozen copy, its memory again; ``adapter``, the model with
+    its adapters switched off; ``kept``, values computed before the first step; ``auto``, ``adapter`` where adapters are
+    trained, else ``copy``; or another model, by folder, name on the hub or a run's folder."""
     tokens_per_forward: int = Field(8192, ge=1, le=MOST)
     """Padded tokens of one forward pass, which has a backward pass of its own; changes memory and speed alone."""
 

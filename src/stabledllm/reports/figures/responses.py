@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -11,6 +13,8 @@ from stabledllm.reports.stored import run_methods
 from stabledllm.reports.style import colour, new_figure, styled
 
 _COLUMNS = 3
+_TITLE = 28
+"""Letters of a line of a panel's title, which is no wider than the panel."""
 
 
 @styled
@@ -26,7 +30,7 @@ def response_curves(results: dict) -> Figure | None:
     for axes, name in zip(grid.flat, names, strict=False):
         for method in run_methods(results):
             _draw(axes, results, method, name)
-        axes.set_title(curve_label(name), fontsize=9.5)
+        axes.set_title(textwrap.fill(curve_label(name), _TITLE), fontsize=9.5)
         axes.locator_params(nbins=5)
     for place, axes in enumerate(grid.flat):
         axes.set_visible(place < len(names))
