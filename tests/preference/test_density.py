@@ -29,6 +29,7 @@ from tests.float64 import default_float64  # noqa: F401
 from tests.preference.test_draws import tiny
 
 BETA, EPS = 0.5, 0.1
+OBJECTIVE = Objective(eps=EPS)
 PAIRS = [
     Pair(TokenRow([3, 1, 4, 1, 5], prompt_length=2), TokenRow([3, 1, 7, 7], prompt_length=2)),
     Pair(TokenRow([2, 7, 1, 8], prompt_length=1), TokenRow([2, 6, 6], prompt_length=1)),
@@ -131,7 +132,7 @@ def fitted(models, method: str, seed: int = 0, budget: int = 4, pairs=PAIRS, **o
     found = PairProbe(
         loaded(models[0], "policy"), loaded(models[1], "reference"), DPOLoss(BETA), budget, ProbeOptions(**sizes), seed
     )
-    return found.fit(Method.parse(method, objective=Objective(eps=EPS)), pairs)
+    return found.fit(Method.parse(method, objective=OBJECTIVE), pairs)
 
 
 def test_the_fit_finds_nearly_the_best_density(models, laws):
@@ -179,7 +180,7 @@ def test_slopes_are_derivatives_of_the_loss():
 class OfOne:
     """A meter whose losses are t times a factor."""
 
-    objective = Objective(eps=EPS)
+    objective = OBJECTIVE
 
     def __init__(self, factor: float):
         self.rows, self.factor = responses_of(PAIRS[:2]), factor
@@ -205,8 +206,10 @@ def test_the_norms_of_a_response_are_weighed_by_its_own_factor(models):
     rows, factors = responses_of(PAIRS[:2]), torch.tensor([1.0, 3.0, 0.5, 2.0])
 
     def moments_of(each):
-        meter = weighed(OutputLayerNorms, each)(loaded(models[0], "policy"), rows, Objective(eps=EPS))
-        return norm_profile(meter, Method.parse("ppots-head"), rows=4, rates=3, masks=2, seed=0).moments
+        meter = weighed(OutputLayerNorms, each)(loaded(models[0], "policy"), rows, OBJECTIVE)
+        return norm_profile(
+            meter, Method.parse("ppots-head", objective=OBJECTIVE), rows=4, rates=4, masks=2, seed=0
+        ).moments
 
     plain, heavy = moments_of(torch.ones(4)), moments_of(factors)
     torch.testing.assert_close(heavy.moment, plain.moment * factors[plain.points.rows][:, None] ** 2)
@@ -221,7 +224,7 @@ def test_the_norms_of_a_response_are_weighed_by_its_own_factor(models):
 @pytest.mark.parametrize("method", ["ppots", "ppots-head"])
 def test_a_pair_is_never_judged_by_a_density_that_its_other_response_was_fitted_to(models, method):
     """Eight responses in five folds would part the last pair; errors are over the four pairs."""
-    density = fitted(models, method, rates=3, masks=2)
+    density = fitted(models, method, rates=4, masks=2)
     folds = [rows.tolist() for _, rows in density.crossfit]
     assert folds == [[0, 1], [2, 3], [4, 5], [6, 7]]
     diagnostics = density.record["diagnostics"]
