@@ -25,7 +25,7 @@ RESULTS = HERE / "training.json"
 RECIPE = HERE / "recipes" / "training.yaml"
 METRICS = ("reward", "accuracy")
 KEPT = ("method", "seed", "status", "metrics", "forward_passes", "rollout_forward_rows", "steps", "seconds")
-RATES = ("3e-5", "1e-4", "3e-4")
+RATES = ("1e-5", "3e-5", "1e-4")
 """Learning rates that Standard is tried with, on seeds of their own; the best is everybody's."""
 TRIED = "seeds=[101,102]"
 MEASUREMENT = ("data.train=synthetic:4-4", "grpo.budget=6", "grpo.group=8", "grpo.prompts=24", "grpo.repeats=4")
