@@ -25,11 +25,11 @@ RESULTS = HERE / "training.json"
 RECIPE = HERE / "recipes" / "training.yaml"
 METRICS = ("reward", "accuracy")
 KEPT = ("method", "seed", "status", "metrics", "forward_passes", "rollout_forward_rows", "steps", "seconds")
-RATES = ("1e-5", "3e-5", "1e-4")
+RATES = ("1e-4", "2e-4", "4e-4")
 """Learning rates that Standard is tried with, on seeds of their own; the best is everybody's."""
 TRIED = "seeds=[101,102]"
 MEASUREMENT = ("data.train=synthetic:4-4", "grpo.budget=6", "grpo.group=8", "grpo.prompts=24", "grpo.repeats=4")
-ROLLOUT = ("length=40", "steps=20", "block=8", "order=random")
+ROLLOUT = ("length=40", "steps=20", "block=8", "order=random", "cache=dual")
 SMALL = (
     "seeds=[1,2]", "base.steps=2", "base.batch=2", "base.log_every=1", "base.save_every=1", "base.data.train_rows=16",
     "base.data.validation_rows=2", "base.data.test_rows=4", "base.grpo.group=4",

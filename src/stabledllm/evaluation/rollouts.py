@@ -21,9 +21,14 @@ class Response:
     ids: list[int]
     ended: bool
 
-    def row(self, prompt: RolloutPrompt, end: int) -> TokenRow:
-        """The row of prompt and response, with the end token that the model decided."""
-        tail = [end] if self.ended else []
+    def row(self, prompt: RolloutPrompt, end: int, fill: int = 1) -> TokenRow:
+        """The row of prompt and response, with the end token that the model decided.
+
+        Args:
+            fill: end tokens follow up to a multiple of it, where the model saw masks while it decoded. Without them
+                the masks would say where the response ends.
+        """
+        tail = [end] * (1 + -(len(self.ids) + 1) % fill) if self.ended else []
         return TokenRow([*prompt.ids, *self.ids, *tail], len(prompt.ids), origin=prompt.origin)
 
 
@@ -33,13 +38,15 @@ class Rollouts:
 
     Args:
         loaded: whose tokenizer and special tokens count. options: of decoding. group: responses of each prompt.
-        at_once: responses decoded together, which changes none of them.
+        at_once: responses decoded together, which changes none of them. fill: end tokens behind a response, see
+            :meth:`Response.row`.
     """
 
     loaded: LoadedModel
     options: DecodingOptions
     group: int
     at_once: int = 32
+    fill: int = 1
 
     @property
     def identity(self) -> dict:
@@ -73,6 +80,11 @@ class Rollouts:
         with evaluating(model):
             found = decoded_into(journal, len(prompts) * self.group, self.at_once, decode, progress, stats)
         return [Response(each["ids"], len(each["ids"]) < self.options.length) for each in found], stats
+
+    def rows(self, prompts: Sequence[RolloutPrompt], responses: Sequence[Response]) -> list[TokenRow]:
+        """The row of each prompt and its response."""
+        end = self.loaded.eos_id
+        return [each.row(prompt, end, self.fill) for prompt, each in zip(prompts, responses, strict=True)]
 
     def text(self, response: Response) -> str:
         """The response in words."""

@@ -60,7 +60,7 @@ def answered_groups(
     options = build_decoding(grpo.rollout.in_blocks_of(own))
     options = replace(options, seed=(settings.seed + options.seed) % (1 << 63))
     refuse_unsuited(loaded.model, options)
-    rollouts = Rollouts(loaded, options, grpo.group)
+    rollouts = Rollouts(loaded, options, grpo.group, fill=grpo.filled_to(settings.data.pad_response_to, own))
     groups, totals, tried = [], [], 0
     most = min(len(prompts), n * grpo.tries)
     with bar(most, "responses", "prompt") as shown:
@@ -95,8 +95,6 @@ def _answer(
     totals = rewards.score(each, texts, [list(response.ids) for response in responses]).total
     rewarded = torch.tensor([torch.nan if t is None else t for t in totals], dtype=torch.float64).view(len(prompts), -1)
     found, equal = advantages(rewarded, scale), all_equal(rewarded)
-    end = rollouts.loaded.eos_id
-    rows = [response.row(prompt, end) for response, prompt in zip(responses, each, strict=True)]
-    size = rollouts.group
+    rows, size = rollouts.rows(each, responses), rollouts.group
     groups = [Group(rows[i * size : (i + 1) * size], found[i]) for i in range(len(prompts)) if not bool(equal[i])]
     return groups, rewarded

@@ -60,7 +60,8 @@ def in_own_blocks(settings: Trains) -> Trains:
     if config.get("model_type") not in BLOCK_LAYOUTS:
         return settings
     size = block_size_in(config)
-    changed = {name: getattr(settings, name).in_blocks_of(size) for name in ("decoding", "grpo")}
+    names = ("decoding", "grpo") if settings.objective.kind == "grpo" else ("decoding",)
+    changed = {name: getattr(settings, name).in_blocks_of(size) for name in names}
     return settings.model_copy(update={"block_size": size} | changed)
 
 

@@ -87,7 +87,7 @@ def read_one_of(path: Path, kinds: Sequence[str]) -> tuple[str, dict]:
         raise UserError(f"{path}: expected JSON, found {str(error).splitlines()[0]}.") from None
     schema = data.get("schema") if isinstance(data, dict) else type(data).__name__
     by_schema = {f"stabledllm/{kind}/1": kind for kind in kinds}
-    if schema not in by_schema:
+    if not isinstance(schema, str) or schema not in by_schema:
         raise UserError(f"{path}: expected schema {' or '.join(map(repr, by_schema))}, found {schema!r}.")
     check_shape(path, data, SHAPES[by_schema[schema]])
     return by_schema[schema], data

@@ -47,10 +47,11 @@ def of_policy(
         say(note)
     options = rollout_options(settings)
     refuse_unsuited(loaded.model, options)
+    fill = grpo.filled_to(settings.data.pad_response_to, settings.block_size)
     kind = grpo.held_against(adapters=settings.lora is not None)
     return {
         "prompts": prompts,
-        "rollouts": Rollouts(loaded, options, grpo.group, settings.generate_batch),
+        "rollouts": Rollouts(loaded, options, grpo.group, settings.generate_batch, fill),
         "rewards": rewards,
         "loss": loss_of(grpo),
         "estimator": estimator_of(

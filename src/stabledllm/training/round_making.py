@@ -120,7 +120,7 @@ class RoundMaker:
         _, found = with_advantages(rows, rollouts.group, trainer.scale)
         return Round(
             begun,
-            [response.row(prompt, rollouts.loaded.eos_id) for response, prompt in zip(responses, each, strict=True)],
+            rollouts.rows(each, responses),
             found,
             figures_of(rows, rollouts.group, metrics),
             stats.forward_rows,

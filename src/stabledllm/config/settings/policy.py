@@ -65,6 +65,9 @@ class GRPOSettings(Strict):
     """Padded tokens of one forward pass, which has a backward pass of its own; changes memory and speed alone."""
     rollout: RolloutSettings = RolloutSettings()
     """How responses are drawn."""
+    fill: Literal["length", "answers"] = "length"
+    """What stands behind a response that ended, supervised: end tokens up to ``rollout.length``, where the model saw
+    masks while it drew it (in blocks: to the end of one), or as behind answers (``data.pad_response_to``)."""
 
     @property
     def ratio_in_force(self) -> str:
@@ -74,6 +77,19 @@ class GRPOSettings(Strict):
         ('mean', 'token')
         """
         return self.ratio or ("token" if self.estimator in OF_TOKENS else "mean")
+
+    def filled_to(self, answers: int, block_size: int | None) -> int:
+        """What the tokens of a response that ended are a multiple of.
+
+        Args:
+            answers: that of answers.
+
+        >>> GRPOSettings().filled_to(1, None), GRPOSettings().filled_to(1, block_size=8)
+        (128, 8)
+        >>> GRPOSettings(fill="answers").filled_to(1, None)
+        1
+        """
+        return answers if self.fill == "answers" else block_size or self.rollout.length
 
     def held_against(self, *, adapters: bool) -> str | None:
         """The reference without ``auto``; None where there is none.
