@@ -121,10 +121,12 @@ def check_policy_method(run: TrainSettings, method: OfParts) -> None:
         check_estimator(run.grpo, run.block_size)
         return
     if method.needs_p or method.adaptive:
+        why = "are 0 in the first step of every round, so that there is no difference to fit"
+        if method.signal not in (None, "loss"):
+            why = "have no density fitted to their gradient"
         raise UserError(
             f"method '{method.name}': expected one without a density of t for objective.kind=grpo, whose log-ratios "
-            f"are 0 in the first step of every round, so that there is no difference to fit, found one; take "
-            f"lowdisc+fixedcount."
+            f"{why}, found one; take lowdisc+fixedcount."
         )
     check_elbo(method)
     if run.grpo.budget % (views := views_of(method)):

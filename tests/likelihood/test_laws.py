@@ -1,6 +1,7 @@
 """Every estimator against its law by enumeration: mean and variance of the log-ratio and of the gradient."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,6 +74,20 @@ def check(case: str, what: str) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_mean_and_variance_are_those_of_the_enumerated_law(case, what):
     check(case, what)
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("case", ["espo", "coupled", "one-step", "unigrpo"])
+def test_draws_of_one_response_are_independent_but_for_what_has_no_noise(case):
+    """Two draws have the mean of one and half its variance: ratio, count, order and masks of each are its own."""
+    estimator, law, step = CASES[case]
+    one, other, _ = pairs_of_models()["log-ratio"]
+    draws = replace(estimator, draws=2).draw(one, [ROW] * RESPONSES, range(RESPONSES), seed=8, step=step)
+    found = (draws.values(one) - draws.values(other)).sum(1)
+    features = (enumerated.log_probabilities(model, ROW) for model in (one, other))
+    mean, variance = enumerated.moments(law(enumerated.difference(*features), ROW))
+    assert_mean(found, mean)
+    assert_variance(found, variance / 2)
 
 
 def test_which_of_them_are_the_bound():

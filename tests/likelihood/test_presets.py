@@ -5,6 +5,7 @@ import torch
 
 from stabledllm.data.rows import TokenRow, collate
 from stabledllm.likelihood.presets import ESPO, Coupled, OneStep, UniGRPO
+from stabledllm.likelihood.responses import Responses
 from stabledllm.noise.methods import Key, Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.parts import MethodOptions
@@ -120,6 +121,15 @@ def test_the_masks_of_unigrpo_grow_with_the_inner_steps_and_are_drawn_anew():
     assert shares[0] < shares[1] < shares[2] == shares[5] == 1.0
     assert not torch.equal(masks[0], masks[3])
     assert not (masks[0] <= masks[1]).all()  # a mask of its own, not the last one grown
+
+
+def test_the_ratio_of_unigrpo_starts_once_in_a_round():
+    """Steps 3 to 5 are a round of three: in its second the ratio is half way from the uniform of its first to 1."""
+    many = [ROWS[2]] * 50
+    found = UniGRPO(inner=3).draw(tiny(), many, range(50), seed=0, step=4).mask[:, 0]
+    first, second = (Responses.of(tiny(), many, range(50), seed=0, step=step) for step in (3, 4))
+    t = 0.5 + 0.5 * first.uniform()
+    assert torch.equal(found, (second.uniforms() < t[:, None]) & second.maskable)
 
 
 def test_espo_stratifies_the_counts_of_a_group_and_keeps_groups_apart():

@@ -103,6 +103,17 @@ def test_what_is_clipped_is_counted_on_its_side():
     assert (slopes[:, 0] == 0).tolist() == [True, False, False, True]
 
 
+def test_a_ratio_beyond_all_numbers_is_held_like_any_other():
+    """exp(120) is infinite in float32: what is clipped has a loss and no gradient, as at any ratio above the bound."""
+    current, zero = torch.full((2, 1), 120.0), torch.zeros(2, 1)
+    found, slopes = GRPOLoss("sequence").with_slopes(current, zero, None, torch.tensor([2.0, 0.0]), torch.ones(2))
+    torch.testing.assert_close(found.value, torch.tensor([-2.4, 0.0]))
+    assert slopes.tolist() == [[0.0], [0.0]]
+    assert found.clipped_high.tolist() == [1.0, 0.0]
+    unheld = GRPOLoss("sequence")(current, zero, None, torch.tensor([-1.0, -1.0]), torch.ones(2))
+    assert torch.isinf(unheld.value).all(), "of a negative advantage the loss is as large as the ratio"
+
+
 @pytest.mark.parametrize(
     ("how", "words"),
     [

@@ -164,6 +164,20 @@ def test_another_mean_is_told_by_offset_direction_and_size(models):
     assert float(scaled.gradient.mean() / standard.gradient.mean()) == pytest.approx(9, rel=1e-6)
 
 
+def test_the_gradient_noise_of_another_mean_is_in_proportion_to_it_whichever_is_divided_by_which():
+    def noise(variance, signal, of_bound):
+        columns = dict.fromkeys(("log_ratio", "loss", "bias", "value", "offset", "along"), torch.ones(4).double())
+        each = {"gradient": variance, "signal": signal, "exact": 2.0}
+        columns |= {name: torch.full((4,), value).double() for name, value in each.items()}
+        return GroupNoise("x", 3, **columns, of_bound=of_bound)
+
+    bound, thrice, half = noise(6.0, 99.0, True), noise(36.0, 18.0, False), noise(3.0, 0.5, False)
+    assert thrice.over(bound, "gradient").value == pytest.approx((36 / 18) / (6 / 2))
+    assert bound.over(thrice, "gradient").value == pytest.approx((6 / 2) / (36 / 18))
+    assert half.over(thrice, "gradient").value == pytest.approx((3 / 0.5) / (36 / 18))
+    assert half.over(thrice, "loss").value == pytest.approx(1)
+
+
 def test_models_are_left_as_they_were(models):
     policy = tiny(0).train()
     done = []

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
 from stabledllm.forward.meter import MeteredModel
+from stabledllm.gradient.density import norm_profile
+from stabledllm.gradient.output_layer import OutputLayerNorms
 from stabledllm.lab.measure.options import ProbeOptions
 from stabledllm.lab.pair_density import PairProbe, without_density
 from stabledllm.noise.densities import Tabulated, Uniform
@@ -19,7 +21,7 @@ from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.sources import LowDiscrepancy
 from stabledllm.ppots.moments import LossMoments
-from stabledllm.preference.density import DifferenceProfile, slopes_of
+from stabledllm.preference.density import DifferenceMeter, DifferenceProfile, responses_of, slopes_of, weighed
 from stabledllm.preference.draws import BoundEstimator, Pair
 from stabledllm.preference.loss import DPOLoss
 from tests.checks.statistics import assert_mean, assert_variance
@@ -27,6 +29,7 @@ from tests.float64 import default_float64  # noqa: F401
 from tests.preference.test_draws import tiny
 
 BETA, EPS = 0.5, 0.1
+OBJECTIVE = Objective(eps=EPS)
 PAIRS = [
     Pair(TokenRow([3, 1, 4, 1, 5], prompt_length=2), TokenRow([3, 1, 7, 7], prompt_length=2)),
     Pair(TokenRow([2, 7, 1, 8], prompt_length=1), TokenRow([2, 6, 6], prompt_length=1)),
@@ -129,7 +132,7 @@ def fitted(models, method: str, seed: int = 0, budget: int = 4, pairs=PAIRS, **o
     found = PairProbe(
         loaded(models[0], "policy"), loaded(models[1], "reference"), DPOLoss(BETA), budget, ProbeOptions(**sizes), seed
     )
-    return found.fit(Method.parse(method, objective=Objective(eps=EPS)), pairs)
+    return found.fit(Method.parse(method, objective=OBJECTIVE), pairs)
 
 
 def test_the_fit_finds_nearly_the_best_density(models, laws):
@@ -172,6 +175,60 @@ def test_slopes_are_derivatives_of_the_loss():
         change = loss(*moved, tokens).value[pair] - loss(policy, reference, tokens).value[pair]
         assert float(slopes[pair, response, model]) == pytest.approx(float(change) / step, rel=1e-4, abs=1e-9)
     assert torch.equal(slopes[:, 1, 0], -slopes[:, 1, 1]), "without sft the reference's is the policy's, turned"
+
+
+class OfOne:
+    """A meter whose losses are t times a factor."""
+
+    objective = OBJECTIVE
+
+    def __init__(self, factor: float):
+        self.rows, self.factor = responses_of(PAIRS[:2]), factor
+
+    def sizes(self, method):
+        return torch.tensor([row.response_length for row in self.rows])
+
+    def view_losses(self, row, t, method, key):
+        return (self.factor * t)[:, None], torch.ones(len(t), 1, dtype=torch.bool)
+
+
+def test_a_draw_adds_the_slopes_times_the_bounds_of_its_own_response():
+    """A bound is less the loss per token times the tokens: 3, 2, 3 and 2 of them; the slopes of pairs differ."""
+    slopes = torch.tensor([[-0.2, 0.2], [0.2, -0.2], [-0.01, 0.04], [0.04, -0.04]])
+    found, _ = DifferenceMeter(OfOne(5.0), OfOne(1.0), slopes).view_losses(
+        torch.tensor([3, 0, 1, 2]), torch.tensor([0.5, 0.5, 1.0, 1.0]), Method(), None
+    )
+    expected = [-2 * 0.5 * (0.04 * 5 - 0.04), 3 * 0.5 * (0.2 * 5 - 0.2), -2 * (0.2 * 5 - 0.2), 3 * (0.01 * 5 - 0.04)]
+    torch.testing.assert_close(found[:, 0], torch.tensor(expected))
+
+
+def test_the_norms_of_a_response_are_weighed_by_its_own_factor(models):
+    rows, factors = responses_of(PAIRS[:2]), torch.tensor([1.0, 3.0, 0.5, 2.0])
+
+    def moments_of(each):
+        meter = weighed(OutputLayerNorms, each)(loaded(models[0], "policy"), rows, OBJECTIVE)
+        return norm_profile(
+            meter, Method.parse("ppots-head", objective=OBJECTIVE), rows=4, rates=4, masks=2, seed=0
+        ).moments
+
+    plain, heavy = moments_of(torch.ones(4)), moments_of(factors)
+    torch.testing.assert_close(heavy.moment, plain.moment * factors[plain.points.rows][:, None] ** 2)
+    order = plain.points.rows.argsort()
+    assert order.tolist() != [0, 1, 2, 3]
+    sorted_, everyone = plain.in_order(order, together=2), torch.arange(4)
+    assert sorted_.points.rows.tolist() == [0, 1, 2, 3]
+    under = Tabulated([0.5, 1.5])
+    torch.testing.assert_close(sorted_.integrated(under, everyone), plain.integrated(under, everyone)[order])
+
+
+@pytest.mark.parametrize("method", ["ppots", "ppots-head"])
+def test_a_pair_is_never_judged_by_a_density_that_its_other_response_was_fitted_to(models, method):
+    """Eight responses in five folds would part the last pair; errors are over the four pairs."""
+    density = fitted(models, method, rates=4, masks=2)
+    folds = [rows.tolist() for _, rows in density.crossfit]
+    assert folds == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    diagnostics = density.record["diagnostics"]
+    assert {diagnostics[name]["n"] for name in ("variance_uniform", "variance_fitted", "change")} == {4}
 
 
 def test_a_lattice_takes_a_responses_own_curve_out():

@@ -208,8 +208,9 @@ def test_what_is_given_at_its_default_is_no_contradiction(tmp_path, data):
     ("method", "grpo", "words"),
     [
         ("clipped", {}, "expected an unbiased method, found 'clipped'"),
-        ("adaptive", {}, "whose density stands still"),
         ("ppots", {}, "no difference to fit"),
+        ("adaptive", {}, "no difference to fit"),
+        ("ppots-gradient", {}, "no density fitted to their gradient"),
         ("mirror", {"budget": 5}, "key 'grpo.budget': expected a multiple of the 2 views of 'mirror', found 5"),
         ("mirror", {"estimator": "espo"}, "key 'method': expected standard beside grpo.estimator=espo"),
     ],

@@ -9,7 +9,8 @@ Legend: a rows, b cells, n points of a row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import nan
 
 import numpy as np
 import torch
@@ -50,6 +51,15 @@ class NormMoments(SecondMoments):
     def select(self, keep: Tensor) -> SecondMoments:
         """The moments by cell of some of the rows, which is all that a fit needs."""
         return SecondMoments(edges=self.edges, moment=self.moment[keep], cost=self.cost)
+
+    def in_order(self, order: Tensor, together: int) -> NormMoments:
+        """The same with its rows in another order, in which some belong together."""
+        points = self.points
+        by_row = {name: getattr(points, name)[order] for name in ("t", "sketch", "losses", "size", "rows")}
+        lone = None if points.lone is None else points.lone[order]
+        # The means of the first rows, in the order that they were measured in, are no part of the moments.
+        points = replace(points, gram=points.gram[:, order], lone=lone, mean_square=points.mean_square * nan, **by_row)
+        return replace(self, moment=self.moment[order], points=points, together=together)
 
 
 @dataclass(frozen=True)

@@ -119,9 +119,11 @@ class PairProbe:
         factors = (slopes[:, 0].abs() * torch.tensor([row.response_length for row in rows])).double()
         meter = weighed(kind, factors)(self.policy, rows, method.objective, progress=self.progress)
         options = self.options
-        return norm_profile(
+        found = norm_profile(
             meter, method, rows=len(rows), rates=options.rates, masks=options.masks, seed=self.seed
         )  # fmt: skip
+        order = found.moments.points.rows.argsort()  # a pair's two stand together
+        return replace(found, moments=found.moments.in_order(order, together=2), norm=found.norm[order])
 
     @staticmethod
     def _probed(profile: ProbeProfile) -> list[int]:

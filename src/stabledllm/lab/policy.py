@@ -118,7 +118,8 @@ def _of_preset(settings: DecomposeSettings, name: str) -> Candidate:
     each = FORWARDS[name]
     budget = each * max(1, round(settings.grpo.budget / each))
     grpo = settings.grpo.model_copy(update={"estimator": name, "budget": budget})
-    return Candidate(name, estimator_of(grpo, STANDARD), loss_of(grpo), budget, of_bound=name in OF_BOUND)
+    how = estimator_of(grpo, STANDARD)
+    return Candidate(name, how, loss_of(grpo), how.forwards, of_bound=name in OF_BOUND)
 
 
 def loss_of(grpo: GRPOSettings) -> GRPOLoss:

@@ -38,6 +38,11 @@ class Preset(ABC):
     tokens_per_forward: int = 8192
     packing: bool = field(default=False, kw_only=True)
 
+    @property
+    def forwards(self) -> int:
+        """The forwards of a response, but for views that hide nothing and make none."""
+        return self.draws
+
     def draw(
         self, model, responses: Sequence[TokenRow], numbers: Sequence[int], *, seed: int, step: int = 0
     ) -> ViewDraws:
@@ -78,6 +83,10 @@ class ESPO(Preset):
 
     strata: int = 1
 
+    @property
+    def forwards(self) -> int:
+        return 2 * self.draws
+
     def views(self, given: Responses) -> list[tuple[Tensor, Tensor | float]]:
         found, size = [], given.size
         for draw in range(self.draws):
@@ -104,7 +113,13 @@ class Coupled(Preset):
     >>> model = TinyMDM(TinyMDMConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2))
     >>> Coupled().draw(model, [TokenRow([1, 2, 3, 4], 1)], [0], seed=0).mask.sum(1)  # twice for each token
     tensor([[0, 2, 2, 2]])
+    >>> Coupled(2).forwards
+    5
     """
+
+    @property
+    def forwards(self) -> int:
+        return 1 + 2 * self.draws
 
     def views(self, given: Responses) -> list[tuple[Tensor, Tensor | float]]:
         found = [(given.maskable, 0.5)]

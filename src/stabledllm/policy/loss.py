@@ -8,6 +8,7 @@ Legend: B responses, R replicates (independent estimates), T tokens of the longe
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -128,8 +129,8 @@ class GRPOLoss:
         def mean(values: Tensor) -> Tensor:
             return ((values * terms).sum(1) / count).detach()
 
-        advantage, rho = advantages.to(current)[:, None], (current - old).exp()
-        value = -torch.minimum(rho * advantage, rho.clamp(1 - self.clip, 1 + self.high) * advantage)
+        advantage, log_ratio = advantages.to(current)[:, None], current - old
+        value, rho = -self._held(log_ratio, advantage) * advantage, log_ratio.detach().exp()
         kl = self._divergence(reference - current) if reference is not None else torch.zeros_like(value)
         value = ((value + self.beta * kl if self.beta else value) * terms).sum(1)
         return PolicyLosses(
@@ -154,6 +155,15 @@ class GRPOLoss:
         if self.ratio == "sequence":
             return torch.ones_like(tokens)
         return (tokens if scored is None else scored.sum(1)).clamp(min=1)
+
+    def _held(self, log_ratio: Tensor, advantage: Tensor) -> Tensor:
+        """That of rho and clip(rho) whose product with A is the lesser: held from below where A < 0, else from above.
+
+        What is held has no gradient; where that is from above its exponential, which may be infinite, is not taken.
+        """
+        falls = advantage < 0
+        fallen = torch.where(falls, log_ratio, 0.0).exp().clamp(min=1 - self.clip)
+        return torch.where(falls, fallen, log_ratio.clamp(max=math.log1p(self.high)).exp())
 
     def _divergence(self, d: Tensor) -> Tensor:
         return {"k1": lambda: -d, "k2": lambda: d.square() / 2, "k3": lambda: torch.expm1(d) - d}[self.kl]()

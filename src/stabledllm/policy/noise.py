@@ -97,10 +97,15 @@ class GroupNoise(MeasuredNoise):
         Its gradient has another scale, so that its variance means nothing beside that of another: what is compared is
         the variance over the squared norm of the mean.
         """
-        if quantity != "gradient" or self.of_bound == other.of_bound:
+        if quantity != "gradient" or (self.of_bound and other.of_bound):
             return super().over(other, quantity)
         top, bottom = self.gradient * self.forwards, other.gradient * other.forwards
-        return of_positive_ratio((top, other.exact), (bottom, self.signal))
+        return of_positive_ratio((top, other.mean_square), (bottom, self.mean_square))
+
+    @property
+    def mean_square(self) -> Tensor:
+        """Squared norm of the estimator's mean gradient; of the bound it is known best from many forwards."""
+        return self.exact if self.of_bound else self.signal
 
     def direction(self) -> tuple[Estimate, Estimate]:
         """The cosine of the mean gradient with the bound's, over all prompts, and its norm over the bound's.

@@ -26,13 +26,19 @@ EXCESS_ALLOWED = 0.05
 """How far EPR's second moment may lie above that of the tabulated density, as a share of it."""
 
 
-def folds(rows: int) -> list[Tensor]:
+def folds(rows: int, together: int = 1) -> list[Tensor]:
     """Row indices of each of :data:`FOLDS` folds, or of one fold a row where there are fewer rows than that.
+
+    Args:
+        together: rows that follow each other and stay in one fold.
 
     >>> folds(6)
     [tensor([0, 1]), tensor([2]), tensor([3]), tensor([4]), tensor([5])]
+    >>> folds(6, together=2)
+    [tensor([0, 1]), tensor([2, 3]), tensor([4, 5])]
     """
-    return list(torch.arange(rows).tensor_split(min(FOLDS, rows)))
+    units = torch.arange(rows).view(-1, together)
+    return [fold.flatten() for fold in units.tensor_split(min(FOLDS, len(units)))]
 
 
 def cross_fitted(moments: SecondMoments, source: Source, options: FitOptions) -> list[tuple[Tabulated, Tensor]]:
@@ -45,7 +51,7 @@ def cross_fitted(moments: SecondMoments, source: Source, options: FitOptions) ->
     [[0], [1], [2], [3]]
     """
     pairs = []
-    for fold in folds(moments.rows):
+    for fold in folds(moments.rows, moments.together):
         others = torch.ones(moments.rows, dtype=torch.bool)
         others[fold] = False
         pairs.append((fit(moments.select(others), source, options).sampler, fold))
@@ -104,15 +110,15 @@ def variance_under(
 
 
 def second_moment_under(norms: SecondMoments, crossfit: CrossFit, weighs_by: WeighsBy | None = None) -> Estimate:
-    """``∫ E|grad l|² w² p dt`` of gradient norms, for iid t; jackknife over rows.
+    """``∫ E|grad l|² w² p dt`` of gradient norms, for iid t; jackknife over rows, or over those that belong together.
 
     >>> norms = SecondMoments(edges=torch.tensor([0.0, 1.0]).double(), moment=torch.full((4, 1), 2.0).double(),
     ...                       cost=torch.ones(1).double())
     >>> print(second_moment_under(norms, [(Tabulated([1.0]), torch.arange(4))]))
     2 ± 0 (nats/param)² (n=4)
     """
-    second = weighted_moment(norms, crossfit, weighs_by)
-    return jackknife(lambda keep: float(second[keep].mean()), norms.rows, "(nats/param)²")
+    second = weighted_moment(norms, crossfit, weighs_by).view(-1, norms.together).mean(1)
+    return jackknife(lambda keep: float(second[keep].mean()), len(second), "(nats/param)²")
 
 
 def dearer_than(

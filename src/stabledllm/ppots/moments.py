@@ -78,6 +78,8 @@ class SecondMoments(Cells):
     """Forwards that a row pays in each cell, shape (b,)."""
     rate: Tensor | None = None
     """Rate of each row in each cell, shape (a, b); None where all are the midpoints."""
+    together: int = 1
+    """Rows that follow each other and belong together, such as the two responses of a pair: one independent item."""
 
     @property
     def rows(self) -> int:

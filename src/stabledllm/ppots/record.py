@@ -181,7 +181,7 @@ def fit_density(
             )
             sampler = fit(moments, fitted_source, tabulated).sampler
             fitted, crossfit = replace(fitted, sampler=sampler, kind="tabulated"), tabulated_crossfit
-    uniform = [(Tabulated([1.0]), fold) for fold in folds(moments.rows)]
+    uniform = [(Tabulated([1.0]), fold) for fold in folds(moments.rows, moments.together)]
     record = {
         "schema": SCHEMA,
         "method": method.name,

@@ -118,7 +118,7 @@ class DifferenceProfile:
 
     @property
     def order(self) -> Tensor:
-        """The probe's rows in the order of the responses: a pair's two stand together, and so in one fold."""
+        """The probe's rows in the order of the responses: a pair's two stand together."""
         return self.probed.rows.argsort()
 
     @property
@@ -151,7 +151,7 @@ class DifferenceProfile:
         losses, t = self.losses, moments.t
         points = optimal_square(moments).sqrt().numpy()
         table = Tabulated(interpolated(t.numpy(), points)).mix_uniform(self.uniform_share)
-        own = float((losses.noise.mean(0) * losses.kernels(table)[0].mean(0)) @ losses.width)
+        own = float((losses.noise * losses.kernels(table)[0]).mean(0) @ losses.width)
         form = shared_forms(t, table, self.source, self.points)[0]
         of_curves = torch.einsum("ab,bc,ac->a", losses.mean, form, losses.mean).mean()
         # The curve of a response is known from a few masks, whose noise is in its square too.
@@ -163,6 +163,6 @@ class DifferenceProfile:
 
 
 def _second_moments(losses: LossMoments, share: float) -> SecondMoments:
-    """``v + share · g²`` of each response: all of the second moment for a share of 1; shape (a, b)."""
+    """``v + share · g²`` of each response, the two of a pair in one fold: all of the second moment for a share of 1."""
     moment = losses.noise + share * (losses.moment - losses.noise)
-    return SecondMoments(edges=losses.edges, moment=moment, cost=losses.cost, rate=losses.rate)
+    return SecondMoments(edges=losses.edges, moment=moment, cost=losses.cost, rate=losses.rate, together=2)

@@ -23,5 +23,6 @@ def change_of(moments: SecondMoments, crossfit: CrossFit, unit: str, weighs_by: 
     """
     uniform = [(Tabulated([1.0]), rows) for _, rows in crossfit]
     change = weighted_moment(moments, crossfit, weighs_by) - weighted_moment(moments, uniform, weighs_by)
-    rows = len(change)
-    return Estimate(value=float(change.mean()), stderr=float(change.std()) / rows**0.5, n=rows, unit=unit)
+    change = change.view(-1, moments.together).mean(1)
+    n = len(change)
+    return Estimate(value=float(change.mean()), stderr=float(change.std()) / n**0.5, n=n, unit=unit)
