@@ -127,7 +127,7 @@ def test_what_is_wrong_is_told_at_once(folder):
         ({"objective": {}}, "key 'grpo': expected objective.kind=grpo beside it"),
         ({"objective": {}, "grpo": None, "data": {"format": "prompts"}}, "expected objective.kind=grpo for prompts"),
         ({"methods": ["clipped"]}, "expected an unbiased method"),
-        ({"methods": ["ppots"]}, "without a fitted density for policy gradients"),
+        ({"methods": ["ppots"]}, "without a density of t for policy gradients"),
         ({"methods": ["multisample4"]}, "a multiple of the 4 views of 'multisample4', found 6"),
         ({"grpo": {"beta": 0.1, "reference": "copy"}}, "expected the model that the divergence is from"),
         ({"grpo": {"reference": "tiny"}}, "expected grpo.beta above 0 beside it"),
