@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,16 @@ import pytest
 # Before torch is imported: a process that OpenMP has given threads cannot be forked safely, and many tests fork.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _renew_threads() -> None:
+    """Let torch find its pool of threads anew while a forked process has one thread: transformers loads weights in
+    several, two of which at once would find the parent's pool and fail ("Invalid thread pool!", seen once)."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(torch.get_num_threads())
+
+
+os.register_at_fork(after_in_child=_renew_threads)
 # What is written outlives a killed process without it; only a power failure, which no test makes, takes what the system
 # still holds. A small run waits for it a dozen times.
 os.fsync = lambda descriptor: None
