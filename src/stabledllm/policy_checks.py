@@ -9,6 +9,7 @@ from stabledllm.errors import UserError
 from stabledllm.method_checks import check_elbo
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.preference_checks import views_of
+from stabledllm.response_checks import check_responses
 
 if TYPE_CHECKING:
     from stabledllm.config.settings import DecomposeSettings, TrainSettings
@@ -18,7 +19,6 @@ _PROMPTS_ALONE = (
     "data.format: expected objective.kind=grpo for prompts alone, found none; write objective.kind=grpo, or leave "
     "data.format out."
 )
-_MEANINGLESS = ("group_by_length", "views_per_forward", "block_schedule")
 
 
 def check_policy(run: TrainSettings) -> None:
@@ -40,41 +40,7 @@ def check_policy(run: TrainSettings) -> None:
                 "key 'grpo': expected objective.kind=grpo beside it, found none; write objective.kind=grpo."
             )
         return
-    if run.data.format != "prompts":
-        raise UserError(
-            f"data.format: expected prompts for objective.kind=grpo, found '{run.data.format}'; leave it out."
-        )
-    for key in _MEANINGLESS:
-        if value := getattr(run, key):
-            off = "false" if value is True else "null"
-            raise UserError(
-                f"key '{key}': expected {off} beside objective.kind=grpo, whose forwards hold responses, found it "
-                f"given; leave it out."
-            )
-    if run.data.streaming:
-        raise UserError("data.streaming: expected false beside objective.kind=grpo, found true; leave it out.")
-    if run.router.bias_rate or run.router.loss:
-        raise UserError("key 'router': expected none beside objective.kind=grpo, found it given; leave it out.")
-    if run.block_t != "own":
-        raise UserError(
-            f"key 'block_t': expected own beside objective.kind=grpo, whose bounds draw a t for each block, found "
-            f"'{run.block_t}'; write block_t=own."
-        )
-    if alpha := run.trainer.get("neftune_noise_alpha"):
-        raise UserError(
-            f"key 'trainer.neftune_noise_alpha': expected none beside objective.kind=grpo, since its noise would not "
-            f"be that of the old policy, found {alpha}; leave it out."
-        )
-    if run.objective.keys != type(run.objective)(eps=run.objective.eps).keys:
-        raise UserError(
-            "key 'objective': expected nothing but kind and eps for objective.kind=grpo, which estimates the "
-            "log-likelihood, found another weighting or mean; leave them out."
-        )
-    if run.lora and run.lora.dropout:
-        raise UserError(
-            f"key 'lora.dropout': expected 0 beside objective.kind=grpo, since its noise would not be that of the old "
-            f"policy, found {run.lora.dropout:g}."
-        )
+    check_responses(run, form="prompts", hold="responses", beside="old policy", does="estimates")
     _check_loss(run)
 
 

@@ -9,11 +9,10 @@ from stabledllm.config.settings.preference import OF_THE_POLICY
 from stabledllm.errors import UserError
 from stabledllm.method_checks import check_elbo, standing_still
 from stabledllm.noise.of_parts import OfParts
+from stabledllm.response_checks import check_responses
 
 if TYPE_CHECKING:
     from stabledllm.config.settings import DecomposeSettings, TrainSettings
-
-_MEANINGLESS = ("group_by_length", "views_per_forward", "block_schedule")
 
 
 def check_preferences(run: TrainSettings) -> None:
@@ -44,41 +43,7 @@ def check_preferences(run: TrainSettings) -> None:
         if "dpo" in run.model_fields_set and run.dpo.model_fields_set:
             raise UserError("key 'dpo': expected objective.kind=dpo beside it, found none; write objective.kind=dpo.")
         return
-    if run.data.format != "preference":
-        raise UserError(
-            f"data.format: expected preference for objective.kind=dpo, found '{run.data.format}'; leave it out."
-        )
-    for key in _MEANINGLESS:
-        if value := getattr(run, key):
-            off = "false" if value is True else "null"
-            raise UserError(
-                f"key '{key}': expected {off} beside objective.kind=dpo, whose forwards hold pairs, found it given; "
-                f"leave it out."
-            )
-    if run.data.streaming:
-        raise UserError("data.streaming: expected false beside objective.kind=dpo, found true; leave it out.")
-    if run.router.bias_rate or run.router.loss:
-        raise UserError("key 'router': expected none beside objective.kind=dpo, found it given; leave it out.")
-    if run.block_t != "own":
-        raise UserError(
-            f"key 'block_t': expected own beside objective.kind=dpo, whose bounds draw a t for each block, found "
-            f"'{run.block_t}'; write block_t=own."
-        )
-    if alpha := run.trainer.get("neftune_noise_alpha"):
-        raise UserError(
-            f"key 'trainer.neftune_noise_alpha': expected none beside objective.kind=dpo, since its noise would not "
-            f"be that of the reference, found {alpha}; leave it out."
-        )
-    if run.objective.keys != type(run.objective)(eps=run.objective.eps).keys:
-        raise UserError(
-            "key 'objective': expected nothing but kind and eps for objective.kind=dpo, which compares bounds on the "
-            "log-likelihood, found another weighting or mean; leave them out."
-        )
-    if run.lora and run.lora.dropout:
-        raise UserError(
-            f"key 'lora.dropout': expected 0 beside objective.kind=dpo, since its noise would not be that of the "
-            f"reference, found {run.lora.dropout:g}."
-        )
+    check_responses(run, form="preference", hold="pairs", beside="reference", does="compares bounds on")
     if run.dpo.reference == "adapter" and not run.lora:
         raise UserError("key 'dpo.reference': expected 'lora' beside adapter, found a run that trains all weights.")
 
