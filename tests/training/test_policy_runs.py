@@ -9,10 +9,12 @@ from transformers import TrainerCallback
 
 from stabledllm.config.settings import TrainSettings
 from stabledllm.errors import Diverged, UserError
+from stabledllm.evaluation import rollouts
 from stabledllm.forward.packing import Packing
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.policy_checks import check_policy, check_policy_method
 from stabledllm.runtime.files import read_json
+from stabledllm.training.policy import GRPOTrainer
 from stabledllm.training.replay.point import find_point
 from stabledllm.training.run import train
 
@@ -218,3 +220,26 @@ def test_what_is_given_at_its_default_is_no_contradiction(tmp_path, data):
 def test_methods_that_cannot_estimate_the_likelihood(tmp_path, data, method, grpo, words):
     with pytest.raises(UserError, match=words):
         check_policy_method(settings(tmp_path, data, method=method, grpo=grpo), OfParts(method))
+
+
+@pytest.mark.parametrize("fill", ["length", "answers"])
+def test_a_response_that_ended_is_filled_as_it_was_drawn(tmp_path, monkeypatch, fill):
+    """Up to the length, all of which the model saw as masks; as behind answers with one end token."""
+    drawn, real = [], GRPOTrainer.draw
+    monkeypatch.setattr(GRPOTrainer, "draw", lambda self, rows, *args: drawn.extend(rows) or real(self, rows, *args))
+    monkeypatch.setattr(rollouts, "generate", lambda _, prompts, *args, **kwargs: [[65, 66]] * len(prompts))
+    asked = tmp_path / "rows.jsonl"
+    asked.write_text('{"prompt": "1+1=?"}\n{"prompt": "1+2=?"}\n')
+    settings = TrainSettings.model_validate(
+        {
+            "model": "tiny", "data": {"train": str(asked), "validation_share": 0}, "objective": {"kind": "grpo"},
+            "grpo": {"group": 2, "fill": fill, "rollout": {"length": 8, "steps": 2}}, "batch": 2, "steps": 1,
+            "untuned": False, "trainer": {"disable_tqdm": True, "use_cpu": True}, "out": str(tmp_path / "run"),
+        }
+    )  # fmt: skip
+
+    def same(completions, **_):
+        return [1.0] * len(completions)
+
+    train(settings, say=lambda _: None, rewards=[same])
+    assert {row.response_length for row in drawn} == {8 if fill == "length" else 3}
