@@ -6,9 +6,11 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 # Before torch is imported: a process that OpenMP has given threads cannot be forked safely, and many tests fork.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -22,7 +24,16 @@ def _renew_threads() -> None:
         torch.set_num_threads(torch.get_num_threads())
 
 
+def _renew_bars() -> None:
+    """Give progress bars a lock of this process's own: tqdm's default is shared with forked processes, so that one
+    killed while it draws a bar would hold it for ever, and with it whatever the parent and its next forks load."""
+    tqdm.set_lock(threading.RLock())
+
+
+tqdm.monitor_interval = 0  # no thread that may hold the lock while a process is forked
+_renew_bars()
 os.register_at_fork(after_in_child=_renew_threads)
+os.register_at_fork(after_in_child=_renew_bars)
 # What is written outlives a killed process without it; only a power failure, which no test makes, takes what the system
 # still holds. A small run waits for it a dozen times.
 os.fsync = lambda descriptor: None
