@@ -1,0 +1,174 @@
+"""Writes the tables, answers and pictures of README.md from results.json.
+
+python -m studies.objectives.page       after a change of words
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from statistics import fmean, stdev
+
+from stabledllm.reports.figures.compute_saved import compute_saved
+from stabledllm.reports.figures.rates import rate_curves
+from stabledllm.reports.rates import range_table
+from stabledllm.reports.saved import in_words
+from studies.objectives.answers import AVERAGED, METRICS, all_versus, answers, averages, runs_of, saved, spread, values
+from studies.objectives.rows import BASE, ROWS
+
+from stabledllm.experiment.summary import t_interval
+from stabledllm.reports import style
+from stabledllm.runtime.files import read_json, write_text
+
+HERE = Path(__file__).parent
+PAGE, RESULTS = "README.md", "results.json"
+QUESTIONS = (
+    "Is noise a regulariser here?",
+    "Does any objective save more compute than less noise does?",
+    "Do they add up?",
+    "Does anything but the learning rate decide the spread over seeds?",
+)
+
+
+def write_page(folder: Path = HERE) -> None:
+    """Draw the pictures of ``results.json`` and fill the page beside it."""
+    if not (folder / PAGE).is_file():
+        shutil.copy(HERE / PAGE, folder / PAGE)
+    results = read_json(folder / RESULTS)
+    figures = {"compute_saved.png": _saved_figure(results), "rates.png": rate_curves(results["stability"] or {})}
+    for name, figure in figures.items():
+        if figure is not None:
+            style.save(figure, folder / name, "png")
+    text = (folder / PAGE).read_text(encoding="utf-8")
+    for name, block in blocks(results).items():
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        text, found = re.subn(pattern, lambda m, block=block: f"{m[1]}{block}\n{m[2]}", text, flags=re.S)
+        if found != 1:
+            raise ValueError(
+                f"{folder / PAGE}: expected the marks of the block '{name}' once, found them {found} times"
+            )
+    write_text(folder / PAGE, text)
+
+
+def _saved_figure(results: dict):
+    entry = saved(results, "validation_nll")
+    return compute_saved(entry) if entry else None
+
+
+def blocks(results: dict) -> dict[str, str]:
+    """Every block of the page by its name."""
+    return {
+        "status": status(results),
+        "answers": "\n".join(
+            f"{number}. **{question}** {answer}"
+            for number, (question, answer) in enumerate(zip(QUESTIONS, answers(results), strict=True), 1)
+        ),
+        "rows": rows_table(results),
+        "averages": averages_table(results),
+        "stability": stability_table(results),
+        "tuning": tuning_table(results),
+    }
+
+
+def status(results: dict) -> str:
+    """What is finished: figures of an unfinished study are not final."""
+    done = [row for row in ROWS if row.name in results["rows"]]
+    seeds = {len(values(results, row, "validation_nll")) for row in done}
+    told = f"{len(done)} of {len(ROWS)} rows, {min(seeds, default=0)} to {max(seeds, default=0)} seeds each"
+    stable = "finished" if results["stability"] else "not measured yet"
+    where = f" Made on: {results['device']}." if results.get("device") else ""
+    return f"**Measured: {told}; the grid of learning rates is {stable}.**{where}"
+
+
+def rows_table(results: dict) -> str:
+    """Every row's final figures, its difference from Standard and the compute that it saves."""
+    differences = {metric: all_versus(results, metric) for metric in METRICS}
+    entry = saved(results, "validation_nll")
+    shares = {found["method"]: in_words(found) for found in entry["methods"]} if entry else {}
+    lines = [
+        "| row | rate | seeds | bound, nats/token | minus Standard's | p, Holm | needs of Standard's forwards | "
+        "decoder's NLL minus Standard's | accuracy | minus Standard's | sd of the bound ÷ Standard's |",
+        "|---" * 11 + "|",
+    ]
+    for row in ROWS:
+        own = values(results, row, "validation_nll")
+        if not own:
+            continue
+        versus = {metric: differences[metric].get(row.name) for metric in METRICS}
+        against = versus["validation_nll"]
+        cells = [
+            f"`{row.name}`", f"{results['rows'][row.name]['learning_rate']:g}", str(len(own)), _mean(own, 4),
+            _difference(against), f"{against['p_holm']:.2g}" if against else "", shares.get(row.name, ""),
+            _difference(versus["duel_nll"]), _mean(values(results, row, "accuracy"), 3),
+            _difference(versus["accuracy"], 3), _ratio(spread(results, row, "validation_nll")) if row != BASE else "1",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def averages_table(results: dict) -> str:
+    """The bound of the last weights and of each average of them, mean and sd over seeds."""
+    every = runs_of(results)
+    names = list(dict.fromkeys(name for run in every for name in run.get("averages") or {}))
+    if not names:
+        return "Not measured yet."
+    lines = [
+        f"| row | last weights | {' | '.join(names)} | best average minus Standard's |",
+        "|---" * (3 + len(names)) + "|",
+    ]
+    differences = all_versus(results, AVERAGED)
+    for row in ROWS:
+        own = averages([run for run in every if run["method"] == row.name])
+        if own:
+            cells = [_with_sd(values(results, row, "validation_nll")), *(_with_sd(own.get(name, {})) for name in names)]
+            lines.append(f"| `{row.name}` | {' | '.join(cells)} | {_difference(differences.get(row.name))} |")
+    return "\n".join(lines)
+
+
+def stability_table(results: dict) -> str:
+    """The range of learning rates within 2 % of a method's best."""
+    if not results["stability"]:
+        return "Not measured yet."
+    table = range_table(results["stability"]["rates"])
+    lines = [f"| {' | '.join(table.columns)} |", "|---" * len(table.columns) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in table.rows), "", table.note])
+
+
+def tuning_table(results: dict) -> str:
+    """The final bound of every row at every learning rate that it was tried with."""
+    if not results["rates"]:
+        return "Not measured yet."
+    rates = list(next(iter(results["rates"].values())))
+    lines = [f"| row | {' | '.join(rates)} |", "|---" * (1 + len(rates)) + "|"]
+    for name, found in results["rates"].items():
+        cells = [f"{fmean(nlls):.4f}" if (nlls := found[rate]) else "–" for rate in rates]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mean(found: dict[int, float], places: int) -> str:
+    if not found:
+        return ""
+    low, high = t_interval(list(found.values()))
+    ends = f" ({low:.{places}f} to {high:.{places}f})" if low is not None else ""
+    return f"{fmean(found.values()):.{places}f}{ends}"
+
+
+def _with_sd(found: dict[int, float]) -> str:
+    spread = f" ± {stdev(found.values()):.4f}" if len(found) > 1 else ""
+    return f"{fmean(found.values()):.4f}{spread}" if found else "–"
+
+
+def _difference(found: dict | None, places: int = 4) -> str:
+    if not found:
+        return ""
+    return f"{found['difference']:+.{places}f} ({found['ci_low']:+.{places}f} to {found['ci_high']:+.{places}f})"
+
+
+def _ratio(found: dict | None) -> str:
+    return f"{found['value']:.2f} ({found['ci_low']:.2f} to {found['ci_high']:.2f})" if found else ""
+
+
+if __name__ == "__main__":
+    write_page()

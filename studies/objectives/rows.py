@@ -1,0 +1,51 @@
+"""The rows of the study: an objective with its own noise, and the same objective with less of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+STANDARD, LESS = "standard", "lowdisc+fixedcount"
+"""Standard's noise, and the recommended recipe's: low discrepancy in t and exact counts of masked tokens."""
+
+OBJECTIVES = {
+    "elbo": "the bound on the NLL",
+    "window-generation": "mask ratios from 0.5 to 1 alone",
+    "window-discriminative": "mask ratios from 0.45 to 0.55 alone",
+    "bell": "mask ratios from a bell",
+    "llada2": "dFactory's: mask ratios from 0.3 to 0.8, every masked token alike",
+    "masked-mean": "unweighted: every masked token alike",
+    "lift": "easy tokens at high mask ratios, hard ones at low",
+    "gift": "uncertain tokens more often",
+    "cart": "tokens by the visible ones near them",
+}
+"""By ``objective.name``."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """An objective and the noise that it is estimated with.
+
+    >>> Row("lift", LESS).name, Row("elbo", STANDARD).name, Row("elbo", STANDARD).folder
+    ('lift, less noise', 'standard', 'elbo/standard')
+    """
+
+    objective: str
+    method: str
+
+    @property
+    def name(self) -> str:
+        """What the page calls it; the bound's rows have their methods' names."""
+        if self.objective == "elbo":
+            return self.method
+        return self.objective + (", less noise" if self.method == LESS else "")
+
+    @property
+    def folder(self) -> str:
+        """Of its runs, in the folder of a part of the study."""
+        return f"{self.objective}/{self.method}"
+
+
+BASE = Row("elbo", STANDARD)
+"""Standard: what every other row is compared with."""
+RECOMMENDED = Row("elbo", LESS)
+ROWS = [Row(objective, method) for objective in OBJECTIVES for method in (STANDARD, LESS)]

@@ -1,0 +1,209 @@
+"""Which objective, which noise, which likelihood: every objective with its own noise and with less, at equal compute.
+
+    python -m studies.objectives.study                    everything, resumable; some 6 hours of one idle core
+    python -m studies.objectives.study --only tune        one part: tune, final, likelihood, stability or page
+    python -m studies.objectives.study --jobs 2           so many training runs at the same time
+    python -m studies.objectives.study --rehearse         two steps a run, everything, in --out alone
+
+What is done is not done again: run it again after a kill. Runs are written below --out; results.json, the pictures and
+the tables of README.md come back here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from studies.objectives.rows import BASE, LESS, ROWS, STANDARD, Row
+
+from stabledllm.experiment.spread import values_of
+from stabledllm.runtime.files import read_json, write_json
+
+HERE = Path(__file__).parent
+RECIPE = HERE / "recipes" / "shipped.yaml"
+METRIC = "validation_nll"
+KEPT = ("method", "seed", "learning_rate", "max_grad_norm", "status", "metrics", "averages", "outlier_steps",
+        "forward_passes", "steps", "seconds")  # fmt: skip
+LIKELIHOOD = "likelihood.json"
+REHEARSAL = ("base.epochs=0.5", "base.data.train_rows=64", "base.data.validation_rows=8", "base.data.test_rows=4")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much the study does.
+
+    Args:
+        rates: learning rates that every row is tuned with, on ``tuning`` seeds that are not reported.
+        seeds: of every row. multiples: of Standard's forwards, for the curve that compute saved is read off.
+        grid: learning rates of the part on stability, each with every norm of ``clipping`` and seed of ``stable``.
+        rows: test rows whose likelihood under the decoder is taken.
+        more: overrides of the recipe.
+    """
+
+    rates: tuple[str, ...] = ("1e-3", "2e-3", "4e-3")
+    tuning: tuple[int, ...] = (101, 102)
+    seeds: tuple[int, ...] = tuple(range(1, 13))
+    multiples: tuple[float, ...] = (0.75, 1.25, 1.5, 2)
+    grid: tuple[str, ...] = ("5e-4", "1e-3", "2e-3", "4e-3", "8e-3")
+    clipping: tuple[str, ...] = ("0", "1")
+    stable: tuple[int, ...] = tuple(range(1, 7))
+    rows: int = 96
+    more: tuple[str, ...] = ()
+
+
+FULL = Size()
+SMALL = Size(
+    rates=("1e-3", "2e-3"), seeds=(1, 2), tuning=(101,), multiples=(2,), grid=("1e-3", "4e-3"), clipping=("1",),
+    stable=(1, 2), rows=4, more=REHEARSAL,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Study:
+    """One study in a folder."""
+
+    out: Path
+    size: Size = FULL
+    jobs: int = 1
+
+    def folder(self, part: str, row: Row) -> Path:
+        """The folder of a row's experiment in a part."""
+        return self.out / part / row.folder
+
+    def tune(self) -> None:
+        """Every row at every learning rate, on seeds of their own."""
+        for row in ROWS:
+            self._experiment(
+                self.folder("tune", row), row, self.size.tuning, f"learning_rates={_list(self.size.rates)}"
+            )
+
+    def rates(self) -> dict[str, dict[str, list[float]]]:
+        """By row and learning rate the final NLLs; a diverged run has none."""
+        found = {}
+        for row in ROWS:
+            if (file := self.folder("tune", row) / "results.json").is_file():
+                runs = read_json(file)["runs"]
+                found[row.name] = {rate: nlls_at(runs, row.method, float(rate)) for rate in self.size.rates}
+        return found
+
+    def final(self) -> None:
+        """Every row at its best learning rate, with every seed; Standard at other budgets too."""
+        tuned = self.rates()
+        for row in ROWS:
+            rate = best_rate(tuned[row.name])
+            more = [f"base.trainer.learning_rate={rate}"]
+            if row == BASE:
+                more.append(f"standard_at={_list(self.size.multiples)}")
+            self._experiment(self.folder("final", row), row, self.size.seeds, *more)
+
+    def likelihood(self) -> None:
+        """The exact likelihood of test rows under the decoder, of every row's runs."""
+        for row in ROWS:
+            for seed in self.size.seeds:
+                run = self.folder("final", row) / "runs" / row.method / f"seed-{seed}"
+                if (run / "model").is_dir() and not (run / LIKELIHOOD).is_file():
+                    words = ["eval", "--model", run / "model", "data.train=synthetic:hard", "likelihood.kinds=[duel]"]
+                    words += ["data.pad_response_to=40", f"data.test_rows={self.size.rows}", "--out", run / "eval"]
+                    command(*words)
+                    (run / "eval" / "results.json").rename(run / LIKELIHOOD)
+
+    def stability(self) -> None:
+        """The bound with either noise over a grid of learning rates, clipped or not."""
+        grid = [f"learning_rates={_list(self.size.grid)}", f"max_grad_norms={_list(self.size.clipping)}"]
+        self._experiment(self.out / "stability", BASE, self.size.stable, *grid, methods=(STANDARD, LESS))
+
+    def _experiment(
+        self, out: Path, row: Row, seeds: Iterable[int], *more: str, methods: Sequence[str] | None = None
+    ) -> None:
+        words = [f"methods={_list(methods or (row.method,))}", f"seeds={_list(seeds)}", f"out={out}"]
+        words += [f"base.objective.name={row.objective}", *self.size.more, *more]
+        command("experiment", RECIPE, *words, "--jobs", self.jobs)
+
+    @property
+    def parts(self) -> dict[str, Callable[[], None]]:
+        """What makes each part, in their order."""
+        return {
+            "tune": self.tune,
+            "final": self.final,
+            "likelihood": self.likelihood,
+            "stability": self.stability,
+            "page": self.write,
+        }
+
+    def write(self) -> None:
+        """Gather what is finished and write the page of it."""
+        from studies.objectives.page import write_page
+
+        folder = HERE if self.size is FULL else self.out / "page"
+        write_json(folder / "results.json", self.gathered()) if folder.is_dir() else None
+        write_page(folder)
+
+    def gathered(self) -> dict:
+        """The content of results.json, of what is finished."""
+        record: dict = {"rates": self.rates(), "rows": {}, "stability": None}
+        for row in ROWS:
+            if (file := self.folder("final", row) / "results.json").is_file():
+                found = read_json(file)
+                record["rows"][row.name] = {
+                    "learning_rate": found["config"]["base"]["trainer"]["learning_rate"],
+                    "runs": [_kept(run, self._decoder_nll(row, run)) for run in found["runs"]],
+                }
+                record |= {name: found[name] for name in ("versions", "device", "untuned")}
+        if (file := self.out / "stability" / "results.json").is_file():
+            found = read_json(file)
+            record["stability"] = {"rates": found["rates"], "runs": [_kept(run) for run in found["runs"]]}
+        return record
+
+    def _decoder_nll(self, row: Row, run: dict) -> dict | None:
+        file = self.folder("final", row) / "runs" / run["method"] / f"seed-{run['seed']}" / LIKELIHOOD
+        return read_json(file)["metrics"]["duel_nll"] if file.is_file() else None
+
+
+def nlls_at(runs: Sequence[dict], method: str, rate: float) -> list[float]:
+    """The final NLLs of a method's runs at a learning rate."""
+    return list(values_of([run for run in runs if run["learning_rate"] == rate], method, METRIC).values())
+
+
+def best_rate(found: dict[str, list[float]]) -> str:
+    """The learning rate with the least mean NLL among those at which the most runs ended; the lowest such."""
+    most = max(len(nlls) for nlls in found.values())
+    return min((rate for rate in found if len(found[rate]) == most), key=lambda rate: fmean(found[rate]))
+
+
+def _list(values: Iterable[object]) -> str:
+    return f"[{','.join(map(str, values))}]"
+
+
+def _kept(run: dict, duel: dict | None = None) -> dict:
+    kept = {key: run[key] for key in KEPT if key in run}
+    if duel:
+        kept["metrics"] = run["metrics"] | {"duel_nll": duel}
+    return kept
+
+
+def command(*words: object) -> None:
+    """One of the library's commands, shown as it is."""
+    print("$ stabledllm", *words, flush=True)
+    subprocess.run([sys.executable, "-m", "stabledllm", *map(str, words)], check=True)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/objectives"), help="folder for everything it makes")
+    parser.add_argument("--only", choices=Study(Path()).parts, help="one part, of which the parts before it are done")
+    parser.add_argument("--jobs", type=int, default=1, help="training runs at the same time")
+    parser.add_argument("--rehearse", action="store_true", help="two seeds of few steps: does every part run?")
+    given = parser.parse_args(words)
+    study = Study(given.out, SMALL if given.rehearse else FULL, given.jobs)
+    for name, make in study.parts.items():
+        if given.only in (None, name):
+            make()
+
+
+if __name__ == "__main__":
+    main()
