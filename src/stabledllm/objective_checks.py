@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from stabledllm.config.objectives import NAMED, in_keys
 from stabledllm.errors import UserError
+from stabledllm.noise.bell import checked_bell
 from stabledllm.noise.weightings import power_of
 from stabledllm.noise.windows import checked_window
 
@@ -13,12 +14,26 @@ if TYPE_CHECKING:
     from stabledllm.config.settings import ObjectiveSettings
 
 
+def check_tokens_in_blocks(tokens: str) -> None:
+    """Refuse weights or choices of single tokens in block diffusion, for which none is defined.
+
+    Raises:
+        UserError: another value of ``objective.tokens`` than ``all``.
+
+    >>> check_tokens_in_blocks("cart")
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: objective.tokens: expected all beside block_size, found cart; leave one of them out.
+    """
+    if tokens != "all":
+        raise UserError(f"objective.tokens: expected all beside block_size, found {tokens}; leave one of them out.")
+
+
 def check_objective(objective: ObjectiveSettings) -> None:
     """Refuse keys of an objective that do not go together.
 
     Raises:
         UserError: a key with another value than ``name`` stands for, ``bd3lm`` without its range, a power that the
-            weighting does not take, or a bad window.
+            weighting does not take, or a bad window or bell.
 
     >>> from stabledllm.config.settings import ObjectiveSettings
     >>> check_objective(ObjectiveSettings(name="sdar", normalization="row"))
@@ -39,3 +54,4 @@ def check_objective(objective: ObjectiveSettings) -> None:
         )
     power_of(objective.weighting, objective.power)
     checked_window(objective.window, objective.weighting, objective.normalization, objective.corrected)
+    checked_bell(objective.bell, objective.weighting)

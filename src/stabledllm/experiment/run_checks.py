@@ -30,7 +30,7 @@ from stabledllm.noise.names import find_part
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import STANDARD
 from stabledllm.noise.weightings import power_of
-from stabledllm.objective_checks import check_objective
+from stabledllm.objective_checks import check_objective, check_tokens_in_blocks
 from stabledllm.policy_checks import check_policy_method
 from stabledllm.ppots.fitted_for import SCHEMA, refuse_other
 from stabledllm.preference_checks import check_pair_method
@@ -60,6 +60,7 @@ def of_method(run: TrainSettings, name: str) -> Checks:
     yield "method methods objective grpo", partial(check_policy_method, run, method)
     if run.block_size:
         yield "method methods block_size", partial(check_blocks, method)
+        yield "objective block_size", partial(check_tokens_in_blocks, run.objective.tokens)
     if is_known_here(run.model):
         chosen = partial(check_block_choices, method, run.block_size, run.block_t, run.block_start)
         yield "method methods model block_size block_t block_start", chosen

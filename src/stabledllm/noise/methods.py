@@ -35,7 +35,7 @@ class Draw:
     """
 
     t: Tensor
-    """Mask ratios, float64, shape (B,); under an objective with a window the places in it (``Objective.ratio``)."""
+    """Mask ratios, float64, shape (B,); under a window or bell the places in it (``Objective.ratio``)."""
     weight: Tensor
     """Importance weights, shape (B,)."""
     mask: Tensor
@@ -46,6 +46,8 @@ class Draw:
     """Whether each view goes through the model, bool, shape (B, K)."""
     hides: bool = field(default=True, kw_only=True)
     """Whether the tokens that have a loss are hidden from the model; False for next-token prediction only."""
+    forwards: int = field(default=0, kw_only=True)
+    """Forwards that were made to choose the masks (``forward/chosen.py``); they count like any other."""
 
     def row(self, i: int) -> Draw:
         """The noise of row i alone."""
@@ -93,7 +95,7 @@ class Method(OfParts):
         name = "+".join(named.text for named in parts) or STANDARD
         made: dict[str, object] = {}
         for named in parts:
-            made |= named.part.objects(placed(options, named.part, objective.window), named.views)
+            made |= named.part.objects(placed(options, named.part, objective), named.views)
         if objective.counts == "cosine" or (MASKER in made and isinstance(made[MASKER], FixedCount)):
             made[MASKER] = FixedCount(objective.counts)
         method = cls(name=name, options=options, objective=objective, **made)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stabledllm.noise.counts import count_coefficients
 from stabledllm.noise.densities import Tabulated, TSampler, Uniform
 from stabledllm.noise.maskers.base import Masker, MaskInput
 from stabledllm.noise.objective import Objective
@@ -21,7 +20,7 @@ _GRID_CELLS = 4096
 
 
 def coefficients_of(counts: Tensor, size: Tensor, objective: Objective) -> Tensor:
-    """The :func:`count_coefficients` c_k of each row's own counts k, float64, shape of ``counts``.
+    """The ``count_coefficients`` c_k of each row's own counts k, float64, shape of ``counts``.
 
     Args:
         counts: int64, shape (B,) or (B, K), each in [1, P].
@@ -33,7 +32,7 @@ def coefficients_of(counts: Tensor, size: Tensor, objective: Objective) -> Tenso
     c = torch.empty(counts.shape, dtype=torch.float64, device=counts.device)
     for one_size in size.unique().tolist():
         rows = size == one_size
-        c[rows] = count_coefficients(one_size, *objective.law).to(c.device)[counts[rows] - 1]
+        c[rows] = objective.coefficients(one_size).to(c.device)[counts[rows] - 1]
     return c
 
 
@@ -66,7 +65,7 @@ class FixedCount(Masker):
     With ``counts`` ``cosine`` the objective is MMaDA's for images, ``E_k[1/k sum_M CE]`` with k = round(P sin(pi t/2))
     under uniform t. The cells of t have unequal widths pi_k^uniform, and under a density p of t the row loss is
     ``pi_k^uniform / pi_k`` times as large: the same objective for any p. With an ``InWindow`` the count has the law
-    that independent masks give it under the objective's window, which its cells of t have as their widths.
+    that independent masks give it under the objective's window or bell, which its cells of t have as their widths.
 
     >>> FixedCount().weighs_by(Tabulated([3.0, 1.0]), size=1).density  # the one count is certain
     tensor([1.], dtype=torch.float64)
@@ -82,7 +81,7 @@ class FixedCount(Masker):
         mask = (rank < k[:, None, None]) & given.rows.maskable[:, None]
         weight = self._weight(given, k, size)
         c_k = coefficients_of(k, size, given.objective) if self.counts != "cosine" else 1.0 / k.double()
-        if given.objective.window:  # 1 / P stands for the probability of k elsewhere
+        if given.objective.has_places:  # 1 / P stands for the probability of k elsewhere
             c_k = c_k / (size * count_mass(Uniform(), k, size, self.counts))
         return mask, mask * (c_k * weight)[:, None, None], weight
 
