@@ -16,6 +16,7 @@ from stabledllm.noise.objective import Objective
 CART_P = 0.1
 _REACH = 400
 """Distance beyond which a visible token adds less than 1e-19 to a weight of CART."""
+_AT_ONCE = 512
 _LEAST_FURTHER = 0.1
 _LEAST_POWER = 0.1
 
@@ -31,14 +32,15 @@ def cart_weights(visible: Tensor) -> Tensor:
     >>> cart_weights(torch.tensor([[True, False, True]]))[0, 1]
     tensor(0.1000, dtype=torch.float64)
     """
-    length = visible.shape[-1]
-    reach = min(_REACH, length - 1)
-    if not reach:
-        return torch.zeros(visible.shape, dtype=torch.float64, device=visible.device)
-    distance = torch.arange(-reach, reach + 1, device=visible.device).abs().double()
-    kernel = torch.where(distance > 0, 0.5 * CART_P * (1 - CART_P) ** (distance - 1), 0.0)
-    rows = visible.reshape(-1, 1, length).double()
-    return torch.nn.functional.conv1d(rows, kernel[None, None], padding=reach).view(visible.shape)
+    length, seen = visible.shape[-1], visible.double()
+    position = torch.arange(length, device=visible.device)
+    out = torch.zeros_like(seen)
+    for start in range(0, length, _AT_ONCE):
+        here = slice(start, start + _AT_ONCE)
+        near = slice(max(0, start - _REACH), start + _AT_ONCE + _REACH)
+        distance = (position[near, None] - position[here]).abs().double()
+        out[..., here] = seen[..., near] @ torch.where(distance > 0, CART_P / 2 * (1 - CART_P) ** (distance - 1), 0.0)
+    return out
 
 
 def further_ratio(p: Tensor, u: Tensor) -> Tensor:
