@@ -234,7 +234,8 @@ def _complement(setting: Setting, row: ToyRow, k: int) -> tuple[np.ndarray, np.n
     probability = np.full((1, len(masks)), 1 / len(masks))
 
     def share(m: int) -> float:
-        return setting.cdf(np.array(m / size)) - setting.cdf(np.array((m - 1) / size))
+        edges = count_edges(setting, size)
+        return setting.cdf(edges[m]) - setting.cdf(edges[m - 1])
 
     held, per_mask = all_masks(size).sum(1), np.zeros((2**size, 1))
     for m in range(1, size + 1):

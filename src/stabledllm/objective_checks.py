@@ -14,20 +14,6 @@ if TYPE_CHECKING:
     from stabledllm.config.settings import ObjectiveSettings
 
 
-def check_tokens_in_blocks(tokens: str) -> None:
-    """Refuse weights or choices of single tokens in block diffusion, for which none is defined.
-
-    Raises:
-        UserError: another value of ``objective.tokens`` than ``all``.
-
-    >>> check_tokens_in_blocks("cart")
-    Traceback (most recent call last):
-    stabledllm.errors.UserError: objective.tokens: expected all beside block_size, found cart; leave one of them out.
-    """
-    if tokens != "all":
-        raise UserError(f"objective.tokens: expected all beside block_size, found {tokens}; leave one of them out.")
-
-
 def check_objective(objective: ObjectiveSettings) -> None:
     """Refuse keys of an objective that do not go together.
 

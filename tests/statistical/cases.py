@@ -179,6 +179,7 @@ BELLS = [
     under_bell("standard", 3, 2, eps=0.0),
     under_bell("fixedcount", 2, 3, window=(0.2, 0.9)),
     under_bell("mirror", 2, 2, options=_BELOW),
+    under_bell("ppots+complement", 3, 2),
     case("bell"),
     case("bell+fixedcount", options=MethodOptions(bell=3.0)),
     case("bell+complement"),

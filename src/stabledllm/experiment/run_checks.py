@@ -29,8 +29,9 @@ from stabledllm.models.shipped import check_name
 from stabledllm.noise.names import find_part
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import STANDARD
+from stabledllm.noise.takes import check_tokens_in_blocks
 from stabledllm.noise.weightings import power_of
-from stabledllm.objective_checks import check_objective, check_tokens_in_blocks
+from stabledllm.objective_checks import check_objective
 from stabledllm.policy_checks import check_policy_method
 from stabledllm.ppots.fitted_for import SCHEMA, refuse_other
 from stabledllm.preference_checks import check_pair_method

@@ -20,8 +20,8 @@ from stabledllm.noise.blocks import BlockDraw
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Draw, Method, Rows
 from stabledllm.noise.streams import Key, Stream
+from stabledllm.noise.takes import check_tokens_in_blocks
 from stabledllm.noise.tokens import cart_weights, choice, further_ratio, gift_probabilities, kept, p_given_count
-from stabledllm.objective_checks import check_tokens_in_blocks
 
 _GRID = 512
 

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from stabledllm.errors import UserError
 from stabledllm.noise.densities import TSampler, Uniform
-from stabledllm.noise.maskers import Bernoulli, FixedCount, Masker, MaskInput
+from stabledllm.noise.maskers import Bernoulli, Complement, FixedCount, Masker, MaskInput
 from stabledllm.noise.names import read_parts
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.of_parts import OfParts
-from stabledllm.noise.parts import MASKER, STANDARD, MethodOptions
+from stabledllm.noise.parts import MASKER, STANDARD, VIEWS, MethodOptions
 from stabledllm.noise.rows import Rows
 from stabledllm.noise.sources import IID, Source
 from stabledllm.noise.streams import Key
-from stabledllm.noise.views import Single, Views
+from stabledllm.noise.views import ComplementPair, Single, Views
 from stabledllm.noise.windows import placed
 
 
@@ -96,8 +96,10 @@ class Method(OfParts):
         made: dict[str, object] = {}
         for named in parts:
             made |= named.part.objects(placed(options, named.part, objective), named.views)
-        if objective.counts == "cosine" or (MASKER in made and isinstance(made[MASKER], FixedCount)):
+        if objective.counts == "cosine" or isinstance(made.get(MASKER), FixedCount):
             made[MASKER] = FixedCount(objective.counts)
+        if objective.has_places and isinstance(made.get(MASKER), Complement):
+            made |= {MASKER: Complement(objective.counts), VIEWS: ComplementPair(objective.counts)}
         method = cls(name=name, options=options, objective=objective, **made)
         method.refuse_unless_it_takes(objective)
         return method

@@ -54,12 +54,6 @@ class Objective(MaskRatios):
     bell: tuple[float, float] | None = None
     tokens: Literal["all", "cart", "lift", "gift"] = "all"
 
-    @property
-    def is_bound(self) -> bool:
-        """Whether it is the bound on the NLL itself, as a mean over rows or over tokens."""
-        whole = self.window in (None, (0.0, 1.0)) and self.normalization != "masked"
-        return self.weighting == "elbo" and whole and self.tokens == "all"
-
     def row_weight(self, maskable: Tensor) -> Tensor:
         """The weight of each row in the step's mean: 1, or P for a mean over tokens; float64, shape (B,)."""
         size = maskable.sum(1).double()

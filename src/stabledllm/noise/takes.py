@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from stabledllm.errors import UserError
 from stabledllm.noise.parts import MASKER, PARTS
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from stabledllm.noise.of_parts import OfParts
 
 PAIRS = ("complement",)
-"""Parts for the bound's masks only that weigh all tokens of a view alike: what ``cart`` and ``lift`` need."""
+"""Parts for the bound's masks only that weigh all tokens of a view alike: what a bell, ``cart`` and ``lift`` need."""
 
 
 def objection(method: OfParts, objective: Objective) -> str | None:
@@ -29,7 +30,8 @@ def objection(method: OfParts, objective: Objective) -> str | None:
     parts = [named.part for named in method.parts]
     if objective.weighting in ("cosine", "bell") or objective.window:
         key = f"window {list(objective.window)}" if objective.window else f"weighting '{objective.weighting}'"
-        if sentence := _bound_only(method, key):
+        whole = objective.weighting == "bell" and not objective.window  # all counts, so that P - k is one of them
+        if sentence := _bound_only(method, key, PAIRS if whole else ()):
             return sentence
     if objective.tokens == "all":
         return None
@@ -50,6 +52,20 @@ def objection(method: OfParts, objective: Objective) -> str | None:
             f"a method of independent masks, or another weighting."
         )
     return None
+
+
+def check_tokens_in_blocks(tokens: str) -> None:
+    """Refuse weights or choices of single tokens in block diffusion, for which none is defined.
+
+    Raises:
+        UserError: another value of ``objective.tokens`` than ``all``.
+
+    >>> check_tokens_in_blocks("cart")
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: objective.tokens: expected all beside block_size, found cart; leave one of them out.
+    """
+    if tokens != "all":
+        raise UserError(f"objective.tokens: expected all beside block_size, found {tokens}; leave one of them out.")
 
 
 def _bound_only(method: OfParts, key: str, but: Collection[str] = ()) -> str | None:

@@ -174,6 +174,12 @@ class MaskRatios:
             object.__setattr__(self, key, value)
 
     @property
+    def is_bound(self) -> bool:
+        """Whether it is the bound on the NLL itself, as a mean over rows or over tokens."""
+        whole = self.window in (None, (0.0, 1.0)) and self.normalization != "masked"
+        return self.weighting == "elbo" and whole and self.tokens == "all"
+
+    @property
     def has_places(self) -> bool:
         """Whether t is the place of a mask ratio in a window or bell, and not the ratio itself."""
         return bool(self.window or self.bell)

@@ -17,7 +17,7 @@ from stabledllm.noise.blocks import BlockDraw, Blocks, Units
 from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
-from stabledllm.objective_checks import check_tokens_in_blocks
+from stabledllm.noise.takes import check_tokens_in_blocks
 from stabledllm.training.block_schedule import BlockSizes
 from stabledllm.training.positions import StepRows
 from stabledllm.training.streaming import check_rows

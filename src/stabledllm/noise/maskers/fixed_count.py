@@ -6,6 +6,7 @@ that of Bernoulli masks (docs/mathematics.md#the-oracle).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +55,22 @@ def count_masses(sampler: TSampler, size: int, schedule: Counts = "linear") -> T
     return count_mass(sampler, torch.arange(1, size + 1), torch.tensor(size), schedule)
 
 
+def flat_on_counts(masses: Callable[[TSampler], Tensor], sampler: TSampler, size: int, schedule: Counts) -> Tabulated:
+    """The density that is flat on each count's cell of t and has there the mass that ``masses`` of a sampler gives it.
+
+    The unequal cells of ``cosine``, a window and a bell do not fit a grid of equal cells: the density is exact except
+    in the grid's cells that hold an edge.
+
+    >>> flat_on_counts(lambda p: count_masses(p, 2), Tabulated([3.0, 1.0]), 2, "linear").density
+    tensor([1.5000, 0.5000], dtype=torch.float64)
+    """
+    if schedule == "linear":
+        return Tabulated(masses(sampler), name=sampler.name)
+    t = (torch.arange(_GRID_CELLS, dtype=torch.float64) + 0.5) / _GRID_CELLS
+    density = masses(sampler) / masses(Uniform())
+    return Tabulated(density[masked_count(t, torch.tensor(size), schedule) - 1], name=sampler.name)
+
+
 @dataclass(frozen=True)
 class FixedCount(Masker):
     """Masks k = ceil(t P) tokens: those with the k smallest uniforms.
@@ -86,18 +103,10 @@ class FixedCount(Masker):
         return mask, mask * (c_k * weight)[:, None, None], weight
 
     def weighs_by(self, sampler: TSampler, size: int) -> TSampler:
-        """``sampler`` made flat on each count's cell, since the weight of a fixed count is 1 / (P pi_k), not 1 / p(t).
-
-        The unequal cells of ``cosine`` and of a window do not fit a grid of equal cells: that density is exact except
-        in the grid's cells that hold an edge.
-        """
+        """``sampler`` made flat on each count's cell: the weight of a fixed count is 1 / (P pi_k), not 1 / p(t)."""
         if not sampler.unbiased:
             return sampler
-        if self.counts == "linear":
-            return Tabulated(count_masses(sampler, size), name=sampler.name)
-        t = (torch.arange(_GRID_CELLS, dtype=torch.float64) + 0.5) / _GRID_CELLS
-        density = count_masses(sampler, size, self.counts) / count_masses(Uniform(), size, self.counts)
-        return Tabulated(density[masked_count(t, torch.tensor(size), self.counts) - 1], name=sampler.name)
+        return flat_on_counts(lambda p: count_masses(p, size, self.counts), sampler, size, self.counts)
 
     def _weight(self, given: MaskInput, k: Tensor, size: Tensor) -> Tensor:
         """``1 / (P pi_k)``, or for cells of unequal width ``pi_k^uniform / pi_k``; E[weight] = 1."""
