@@ -17,8 +17,11 @@ from scipy import special
 from torch import nn
 
 from stabledllm.errors import UserError
+from stabledllm.evaluation.validation import row_nll
 from stabledllm.forward.chosen import chosen, further_forwards
+from stabledllm.forward.meter import LossMeter
 from stabledllm.forward.nll import forward_nll
+from stabledllm.integrations.noise import Noise
 from stabledllm.loss import row_losses
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method, Rows
@@ -26,6 +29,7 @@ from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
 from stabledllm.noise.tokens import cart_weights
 from tests.checks.statistics import assert_mean, assert_variance
+from tests.fakes import tiny
 from tests.oracle import all_masks, panels, toy_row
 from tests.statistical.cases import FITTED
 
@@ -329,3 +333,31 @@ def test_what_makes_no_sense_is_one_sentence(method, objective, says):
     with pytest.raises(UserError, match=says) as refused:
         Method.parse(method, objective=objective)
     assert str(refused.value).count(". ") == 0
+
+
+@pytest.mark.parametrize(
+    "objective", [Objective(tokens="gift"), Objective("bell", tokens="lift")], ids=["gift", "bell-lift"]
+)
+def test_an_objective_without_exact_counts_has_a_value_of_its_own_on_held_out_rows(objective):
+    """By independent masks; the mean of many draws of training is the same."""
+    loaded, rows = tiny.metered(tiny.model(initializer_range=0.5)), tiny.rows(3)
+    meter = LossMeter(loaded, rows, objective)
+    own = row_nll(meter, draws=256)
+    row = torch.arange(3).repeat_interleave(512)
+    t = (torch.arange(512) + 0.5).repeat(3).double() / 512
+    drawn = meter.losses(row, t, Method.parse("mirror", objective=objective), Key(3, 3)).view(3, 512)
+    for one, draws in zip(own, drawn, strict=True):
+        assert float(one) == pytest.approx(float(draws.mean()), abs=6 * float(draws.std()) / 16)
+
+
+def test_padding_is_no_context_of_cart_in_a_loop_of_ones_own():
+    noise = Noise("standard", mask_id=9, objective=Objective("unweighted", tokens="cart"), seed=3)
+    ids, maskable = (torch.tensor([x]).expand(8, -1) for x in ([7, 1, 2, 3], [False, True, True, True]))
+    alone = noise.draw(ids, maskable, step=0).token_weights()
+    padded = noise.draw(torch.nn.functional.pad(ids, (0, 5)), torch.nn.functional.pad(maskable, (0, 5)), step=0)
+    torch.testing.assert_close(padded.token_weights()[:, :4], alone)
+    plain = Noise("standard", mask_id=9, objective=Objective("unweighted"), seed=3).draw(ids, maskable, step=0)
+    assert bool(((alone > 0) == (plain.token_weights() > 0)).all())
+    assert float(alone.max()) < float(plain.token_weights().max())
+    with pytest.raises(UserError, match=r"^Noise: expected objective\.tokens all or cart, found lift"):
+        Noise(mask_id=9, objective=Objective(tokens="lift"))

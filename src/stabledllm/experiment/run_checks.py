@@ -26,6 +26,7 @@ from stabledllm.models.names import check_model_name, is_adapter, is_known_here
 from stabledllm.models.new import is_new
 from stabledllm.models.shapes import known_shape
 from stabledllm.models.shipped import check_name
+from stabledllm.noise.bell import check_shape
 from stabledllm.noise.names import find_part
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import STANDARD
@@ -153,6 +154,8 @@ def _check_options(run: TrainSettings, method: OfParts) -> None:
     low, high = run.method_options.clip_low, run.method_options.clip_high
     if method.has("clipped") and not 0 <= low < high <= 1:
         raise UserError(f"clipped: expected an interval 0 <= low < high <= 1, found low={low:g}, high={high:g}.")
+    if method.has("bell"):
+        check_shape(run.method_options.bell)
 
 
 def _check_decoding(run: TrainSettings) -> None:

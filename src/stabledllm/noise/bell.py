@@ -139,6 +139,16 @@ def _log_beta(a: float, b: float) -> float:
     return lgamma(a) + lgamma(b) - lgamma(a + b)
 
 
+def check_shape(shape: float) -> None:
+    """Refuse a shape of the method part ``bell`` that is no bell's.
+
+    Raises:
+        UserError: for a shape outside [1, 100].
+    """
+    if not 1.0 <= shape <= _MOST:
+        raise UserError(f"bell: expected a shape from 1 to {_MOST:g}, found bell={shape:g}.")
+
+
 def proposal(shape: float) -> Tabulated:
     """The density of the method part ``bell``: Beta(shape, shape) in cells, with a share of the uniform density in it.
 
@@ -155,7 +165,6 @@ def proposal(shape: float) -> Tabulated:
 
     from stabledllm.noise.densities import Tabulated
 
-    if not 1.0 <= shape <= _MOST:
-        raise UserError(f"bell: expected a shape from 1 to {_MOST:g}, found bell={shape:g}.")
+    check_shape(shape)
     masses = torch.from_numpy(special.betainc(shape, shape, torch.linspace(0, 1, _CELLS + 1).double().numpy())).diff()
     return Tabulated(_UNIFORM_SHARE + (1 - _UNIFORM_SHARE) * masses * _CELLS, name="bell")

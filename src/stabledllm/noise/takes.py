@@ -6,12 +6,13 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from stabledllm.errors import UserError
-from stabledllm.noise.parts import MASKER, PARTS
+from stabledllm.noise.parts import MASKER, PARTS, STANDARD
 
 if TYPE_CHECKING:
     from stabledllm.noise.objective import Objective
     from stabledllm.noise.of_parts import OfParts
 
+EXACT = "fixedcount"
 PAIRS = ("complement",)
 """Parts for the bound's masks only that weigh all tokens of a view alike: what a bell, ``cart`` and ``lift`` need."""
 
@@ -52,6 +53,18 @@ def objection(method: OfParts, objective: Objective) -> str | None:
             f"a method of independent masks, or another weighting."
         )
     return None
+
+
+def exact_or_standard(objective: Objective) -> str:
+    """The masker of least noise that an objective takes, as a part: exact counts, or Standard's independent masks.
+
+    >>> from stabledllm.noise.objective import Objective
+    >>> exact_or_standard(Objective()), exact_or_standard(Objective(tokens="gift"))
+    ('fixedcount', 'standard')
+    """
+    from stabledllm.noise.of_parts import OfParts
+
+    return EXACT if objection(OfParts(EXACT), objective) is None else STANDARD
 
 
 def check_tokens_in_blocks(tokens: str) -> None:
