@@ -22,6 +22,9 @@ ROOT = Path(__file__).parents[1] / "src" / "stabledllm"
 SPINE = ("noise", "loss.py", "ppots", "variance", "stats")
 EXCLUDED = {
     "noise/blocks.py": "block diffusion's units",
+    "noise/bell.py": "an option of the objective: a bell of mask ratios, and the law of a count in it",
+    "noise/takes.py": "which parts go with which objective, and what is said where they do not",
+    "noise/tokens.py": "an option of the objective: weights or choices of single tokens",
     "noise/windows.py": "an option of the objective: a window of mask ratios, and the law of a count in it",
     "noise/names.py": "the grammar of method strings: which of them name parts, and what is refused",
     "ppots/adaptive.py": "an option of training: p(t) refitted from its losses",

@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
-from scipy import special
+from scipy import special, stats
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(20)
 _TOWARDS_0 = 4.0 ** -np.arange(16.0)  # breaks for a power of t that is no integer
@@ -79,12 +79,15 @@ class Setting:
     delta: float = 0.2
     window: tuple[float, float] = (0.0, 1.0)
     """The mask ratios of the objective; t is the place in it."""
+    bell: tuple[float, float] | None = None
+    """Parameters of a Beta density of the mask ratio in the window; t is the share of it below the ratio."""
     scale: float = 1.0
     """Constant factor of the loss."""
 
     def p_mask(self, t: np.ndarray) -> np.ndarray:
         low, high = self.window
-        return (1 - self.eps) * (low + (high - low) * t) + self.eps
+        place = special.betaincinv(*self.bell, t) if self.bell else t
+        return (1 - self.eps) * (low + (high - low) * place) + self.eps
 
     @property
     def edges(self) -> tuple[np.ndarray, np.ndarray]:
@@ -113,6 +116,9 @@ class Setting:
         p += [j / self.count - shift for j in range(self.count) for shift in (0.0, self.delta)]
         low, high = self.window
         at = [((x - self.eps) / (1 - self.eps) - low) / (high - low) for x in p]
+        if self.bell:
+            ends = 4.0 ** -np.arange(1, 20)
+            at = [*special.betainc(*self.bell, np.clip(at, 0, 1)), *ends, *(1 - ends)]
         at += [*self.edges[0], self.below, *count_edges(self, size), *(4.0**-j for j in range(7)), 0.0]
         return np.unique([x for x in at if 0 <= x <= 1])
 
@@ -180,13 +186,15 @@ def count_coefficient(setting: Setting, size: int, k: int) -> float:
     """``∫ C(P,k) p^(k-1+a) (1-p)^(P-k) dt`` by quadrature (exact for an integer a); omega_k / k for the ELBO."""
     t, dt = panels(_TOWARDS_0 if setting.power % 1 else np.array([]), 0.0, 1.0)
     p = setting.p_mask(t)
+    if setting.bell:
+        p, dt = replace(setting, bell=None).p_mask(t), dt * stats.beta.pdf(t, *setting.bell)
     return math.comb(size, k) * float((p ** (k - 1 + setting.power) * (1 - p) ** (size - k)) @ dt)
 
 
 @lru_cache
 def count_edges(setting: Setting, size: int) -> np.ndarray:
     """Edges of the counts' cells of t, (P + 1,): k / P, or in a window by the law of a Bernoulli mask's count k > 0."""
-    if setting.window == (0.0, 1.0):
+    if setting.window == (0.0, 1.0) and not setting.bell:
         return np.arange(size + 1) / size
     law = [count_coefficient(replace(setting, power=1), size, k) for k in range(1, size + 1)]
     return np.concatenate(([0.0], np.cumsum(law) / np.sum(law)))
@@ -226,7 +234,8 @@ def _complement(setting: Setting, row: ToyRow, k: int) -> tuple[np.ndarray, np.n
     probability = np.full((1, len(masks)), 1 / len(masks))
 
     def share(m: int) -> float:
-        return setting.cdf(np.array(m / size)) - setting.cdf(np.array((m - 1) / size))
+        edges = count_edges(setting, size)
+        return setting.cdf(edges[m]) - setting.cdf(edges[m - 1])
 
     held, per_mask = all_masks(size).sum(1), np.zeros((2**size, 1))
     for m in range(1, size + 1):
@@ -295,14 +304,19 @@ def objective_by_counts(row: ToyRow, eps: float) -> np.ndarray:
 
 
 def objective_by_quadrature(
-    row: ToyRow, eps: float, power: float = 0, window: tuple[float, float] = (0.0, 1.0)
+    row: ToyRow,
+    eps: float,
+    power: float = 0,
+    window: tuple[float, float] = (0.0, 1.0),
+    bell: tuple[float, float] | None = None,
 ) -> np.ndarray:
-    """``∫ E_M[1/P sum_M CE p_mask^(a-1)] dt`` with Bernoulli masks, straight from the definition, shape (F,).
+    """``∫ w(t) E_M[1/P sum_M CE p_mask^(a-1)] dt`` with Bernoulli masks, straight from the definition, shape (F,).
 
-    The mean over the mask ratios of the window.
+    w is uniform over the mask ratios of the window, or a Beta density there.
     """
     t, dt = panels(_TOWARDS_0 if power % 1 else np.array([]), *window)
-    dt = dt / (window[1] - window[0])
+    width = window[1] - window[0]
+    dt = dt / width * (stats.beta.pdf((t - window[0]) / width, *bell) if bell else 1.0)
     p, held = ((1 - eps) * t + eps)[:, None], all_masks(row.size).sum(1)[None]
     # p^(|M| - 1): the empty mask has an empty sum, so its exponent is of no account.
     law = p ** np.maximum(held + power - 1, 0) * (1 - p) ** (row.size - held)

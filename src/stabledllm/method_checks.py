@@ -51,6 +51,7 @@ def check_autoregressive(objective: Objective) -> None:
     if objective.normalization == "masked" or objective != type(objective)(normalization=objective.normalization):
         window = f", window={list(objective.window)}" if objective.window else ""
         masked = ", normalization=masked" if objective.normalization == "masked" else ""
+        masked += f", tokens={objective.tokens}" if objective.tokens != "all" else ""
         raise UserError(
             f"key 'objective': expected nothing but 'normalization' for an autoregressive model, which has no mask "
             f"ratio to weigh, found weighting={objective.weighting}{masked}{window} and eps={objective.eps:g}."
@@ -133,7 +134,8 @@ def check_finite_variance(method: Method, what: str) -> None:
     Traceback (most recent call last):
     stabledllm.errors.UserError: fit: expected objective.eps above 0, found 0: the variance of method 'standard', ...
     """
-    if method.masker.independent and method.objective.floor == 0 and method.objective.power == 0:
+    bell = method.objective.bell or (1.0, 1.0)  # t has no mass at 0 under a bell of a > 1
+    if method.masker.independent and method.objective.floor == 0 and method.objective.power == 0 and bell[0] == 1:
         raise UserError(
             f"{what}: expected objective.eps above 0, found 0: the variance of method '{method.name}', whose masks are "
             f"independent, is infinite there."
@@ -217,14 +219,15 @@ def check_elbo(method: OfParts) -> None:
         raise UserError(f"elbo: '{method.name}': ema steadies training's reported loss and does nothing here.")
 
 
-def check_own_loop(method: OfParts, *, p_of_t: bool) -> None:
+def check_own_loop(method: OfParts, *, p_of_t: bool, tokens: str = "all") -> None:
     """Refuse a method that does not work in the user's own training loop.
 
     Args:
-        p_of_t: whether a fitted density is given.
+        p_of_t: whether a fitted density is given. tokens: ``objective.tokens``.
 
     Raises:
-        UserError: a part that needs the Trainer or the tokenizer, or a density that the method does not use.
+        UserError: a part that needs the Trainer or the tokenizer, a choice of tokens that needs the model, or a density
+            that the method does not use.
 
     >>> check_own_loop(OfParts("ema"), p_of_t=False)
     Traceback (most recent call last):
@@ -233,5 +236,7 @@ def check_own_loop(method: OfParts, *, p_of_t: bool) -> None:
     for part in ("adaptive", "ema", "syrm"):
         if method.has(part):
             raise UserError(f"Noise: expected a method without '{part}', found '{method.name}'.")
+    if tokens in ("lift", "gift"):
+        raise UserError(f"Noise: expected objective.tokens all or cart, found {tokens}, which asks the model first.")
     if p_of_t and not method.needs_p:
         raise UserError(f"Noise: expected no p_of_t for '{method.name}', which draws t without one.")

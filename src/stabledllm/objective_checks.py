@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from stabledllm.config.objectives import NAMED, in_keys
 from stabledllm.errors import UserError
+from stabledllm.noise.bell import checked_bell
 from stabledllm.noise.weightings import power_of
 from stabledllm.noise.windows import checked_window
 
@@ -18,7 +19,7 @@ def check_objective(objective: ObjectiveSettings) -> None:
 
     Raises:
         UserError: a key with another value than ``name`` stands for, ``bd3lm`` without its range, a power that the
-            weighting does not take, or a bad window.
+            weighting does not take, or a bad window or bell.
 
     >>> from stabledllm.config.settings import ObjectiveSettings
     >>> check_objective(ObjectiveSettings(name="sdar", normalization="row"))
@@ -39,3 +40,4 @@ def check_objective(objective: ObjectiveSettings) -> None:
         )
     power_of(objective.weighting, objective.power)
     checked_window(objective.window, objective.weighting, objective.normalization, objective.corrected)
+    checked_bell(objective.bell, objective.weighting)

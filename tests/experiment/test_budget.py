@@ -203,3 +203,19 @@ def test_the_sentence_says_a_difference_and_whether_it_is_within_a_step():
     assert notes("compute", probed)[1].endswith("took forward passes: ppots 100.")
     mixed = [run("standard", 10, 1, versions={"torch": "2.13"}), run("ppots", 10, 1, versions={"torch": "2.14"})]
     assert notes("steps", mixed)[1] == "The runs were not all made with the same packages: torch 2.13 and 2.14."
+
+
+@pytest.mark.parametrize(
+    ("tokens", "method", "rows"), [("gift", "mirror", 16), ("lift", "lowdisc", 24), ("gift", "ppots", 24)]
+)
+def test_forwards_that_choose_tokens_are_part_of_equal_compute(tokens, method, rows):
+    """Standard makes them too: at gift's one for each row, two views cost 3 forwards where Standard has 2."""
+    settings, data = wanted(method, 60, 24, objective={"tokens": tokens})
+    parsed = build_method(method, settings.base)
+    share = run_share(parsed, 1, settings, DENSITY if parsed.needs_p else None, data)
+    assert share["batch"] == rows
+    standard = share_of("standard", settings, data)
+    seen, plain = (rows_seen(x["steps"], x["batch"], 60) for x in (share, standard))
+    assert plain == rows_seen(standard_steps(settings.base, 60), 24, 60)
+    cost = 3 / 2 if method == "mirror" else 1
+    assert abs(seen * cost - plain) <= rows, "within a step of Standard's forwards"

@@ -15,6 +15,7 @@ from stabledllm.config.objectives import NAMED
 from stabledllm.config.settings import ObjectiveSettings
 from stabledllm.errors import UserError
 from stabledllm.method_checks import check_autoregressive
+from stabledllm.noise.bell import USUAL, proposal
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.maskers.base import MaskInput
 from stabledllm.noise.methods import Method, MethodOptions, Rows
@@ -153,6 +154,11 @@ def test_t_of_a_window_is_the_place_in_it():
         ({"window": [0.8, 0.3]}, "objective.window: expected two mask ratios 0 <= low < high <= 1"),
         ({"window": [0.5]}, "objective.window: expected two mask ratios"),
         ({"corrected": True}, "objective.corrected: expected objective.window beside it"),
+        ({"bell": [2, 2]}, "objective.bell: expected objective.weighting=bell beside it"),
+        ({"weighting": "bell", "bell": [0.5, 2]}, "objective.bell: expected two numbers from 1 to 100"),
+        ({"weighting": "bell", "corrected": True}, "objective.corrected: expected false beside weighting 'bell'"),
+        ({"weighting": "bell", "power": 0.5}, "objective.power: expected none for weighting 'bell'"),
+        ({"name": "lift", "tokens": "cart"}, "objective.tokens: expected lift beside objective.name=lift"),
         ({"weighting": "cosine", "window": [0.1, 0.9]}, "objective.window: expected none beside weighting 'cosine'"),
         ({"weighting": "cosine", "normalization": "masked"}, "objective.normalization: expected none beside"),
     ],
@@ -189,9 +195,49 @@ def test_a_window_of_all_ratios_is_the_bound():
     assert not Objective(window=(0.0, 0.9)).is_bound
 
 
+@pytest.mark.parametrize(("bell", "window"), [((2.0, 2.0), None), ((3.0, 2.0), None), ((2.0, 2.0), (0.2, 0.9))])
+def test_a_bell_is_the_weighting_of_mask_ratios_that_it_says(bell, window):
+    """``∫ w(t) c(t) dt``, c straight from the definition, under exact counts, pairs and any density of places."""
+    objective = Objective("bell", eps=0.05, bell=bell, window=window)
+    truth = float(objective_by_quadrature(ROW, 0.05, 0, window or (0.0, 1.0), bell)[0])
+    for sampler in (Uniform(), Tabulated([2.0, 1.0, 0.7, 1.1, 1.6])):
+        assert expected_loss(ROW, objective, sampler) == pytest.approx(truth, rel=1e-9)
+    places = torch.linspace(0, 1, 20_001, dtype=torch.float64)
+    assert float(objective.p_mask(places).mean()) == pytest.approx(objective.mean_p_mask, abs=1e-5)
+    inner = places[1:-1]  # the density of the ratio is one over the slope of the ratio
+    slope = objective.ratio(places)[2:] - objective.ratio(places)[:-2]
+    middle = slice(2000, -2000)
+    torch.testing.assert_close(
+        objective.density_at(inner)[middle], (2 * (places[1] - places[0]) / slope)[middle], rtol=1e-5, atol=0
+    )
+
+
+def test_a_flat_bell_is_the_bound_and_a_flat_bell_in_a_window_is_the_window():
+    flat = Objective("bell", eps=0.0, bell=(1.0, 1.0))
+    assert expected_loss(ROW, flat) == pytest.approx(expected_loss(ROW, Objective(eps=0.0)), rel=1e-9)
+    window, inside = (Objective(w, eps=0.0, window=LLADA2, bell=b) for w, b in (("elbo", None), ("bell", (1.0, 1.0))))
+    assert expected_loss(ROW, inside) == pytest.approx(expected_loss(ROW, window), rel=1e-9)
+
+
+def test_the_usual_bell_of_settings_is_that_of_the_library():
+    assert tuple(ObjectiveSettings(weighting="bell").keys["bell"]) == USUAL == Objective("bell").bell
+    assert ObjectiveSettings(name="bell", bell=[3.0, 2.0]).keys["bell"] == [3.0, 2.0]
+    assert "bell" not in ObjectiveSettings().keys
+    assert "tokens" not in ObjectiveSettings().keys
+
+
+def test_the_bell_as_a_density_has_bounded_weights_and_a_shape():
+    sampler = proposal(2.0)
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    assert float(sampler.weight(t).max()) <= 20
+    assert float(sampler.weight(torch.tensor([0.5]))) == pytest.approx(1 / (0.05 + 0.95 * 1.5), rel=1e-3)
+    with pytest.raises(UserError, match=r"^bell: expected a shape from 1 to 100, found bell=0\.5\.$"):
+        Method.parse("bell", MethodOptions(bell=0.5))
+
+
 def test_only_the_bound_is_the_bound():
     assert {name for name in NAMED if named(name, **({"window": [0.3, 0.8]} if name == "bd3lm" else {})).is_bound} == {
-        "elbo", "sdar",
+        "elbo", "sdar", "masked-mean-row",
     }  # fmt: skip
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+from scipy import stats
+
 from stabledllm.noise.densities import Tabulated, TSampler
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.objective import Objective
@@ -46,6 +49,8 @@ class Case:
         weighting = {0: "elbo", 1: "unweighted"}.get(power, "power")
         window = None if self.setting.window == (0.0, 1.0) else self.setting.window
         given = {"normalization": self.normalization, "window": window, "corrected": self.corrected}
+        if self.setting.bell:
+            return Objective("bell", eps=self.setting.eps, bell=self.setting.bell, **given)
         return Objective(weighting, eps=self.setting.eps, power=power, **given)
 
 
@@ -65,7 +70,7 @@ def case(
         masker,
         views,
         count,
-        density=FITTED if "ppots" in parts else (1.0,),
+        density=FITTED if "ppots" in parts else bell_table(options.bell) if "bell" in parts else (1.0,),
         clip=(options.clip_low, options.clip_high) if "clipped" in parts else None,
         eps=eps,
         power=power,
@@ -73,6 +78,23 @@ def case(
         delta=options.isad_delta,
     )
     return Case(text, setting, options, label or f"{text} eps={eps:g}" + _WEIGHTED.get(power, f" power {power}"))
+
+
+def bell_table(shape: float, cells: int = 256) -> tuple[float, ...]:
+    """The density of the part ``bell``: a twentieth uniform, the rest a symmetric Beta density, in equal cells."""
+    masses = np.diff(stats.beta.cdf(np.linspace(0, 1, cells + 1), shape, shape))
+    return tuple(0.05 + 0.95 * cells * masses)
+
+
+def under_bell(text: str, a: float, b: float, window: tuple[float, float] = (0.0, 1.0), **given) -> Case:
+    """A case of an objective whose mask ratios are from a bell."""
+    plain = case(text, **given)
+    setting = replace(plain.setting, bell=(a, b), window=window)
+    if setting.below < 1:
+        place = (setting.below - window[0]) / (window[1] - window[0])
+        setting = replace(setting, below=float(stats.beta.cdf(place, a, b)))
+    where = f" in {window[0]:g} to {window[1]:g}" if window != (0.0, 1.0) else ""
+    return replace(plain, setting=setting, label=f"{plain} bell {a:g},{b:g}{where}")
 
 
 def in_window(text: str, low: float, high: float, *, power: float = 0, **given) -> Case:
@@ -150,6 +172,20 @@ WINDOWS = [
     ),
 ]
 """A range of mask ratios, and means over the masked tokens."""
+
+BELLS = [
+    *(under_bell(text, 2, 2) for text in ("standard", "ppots+mirror", "fixedcount", "ppots+fixedcount+partition3")),
+    under_bell("ppots+fixedcount+mirror", 3, 2, eps=0.0),
+    under_bell("standard", 3, 2, eps=0.0),
+    under_bell("fixedcount", 2, 3, window=(0.2, 0.9)),
+    under_bell("mirror", 2, 2, options=_BELOW),
+    under_bell("ppots+complement", 3, 2),
+    case("bell"),
+    case("bell+fixedcount", options=MethodOptions(bell=3.0)),
+    case("bell+complement"),
+    case("bell+mirror"),
+]
+"""A bell as the weighting of mask ratios, and as the density of a method whose objective stays the bound."""
 
 BIASED = [case("isad"), case("isad+mirror"), case("isad", power=1), case("clipped"), case("clipped+mirror")]
 """Compared with their own enumerated objectives, which differ from the standard one."""

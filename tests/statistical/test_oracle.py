@@ -13,7 +13,7 @@ from tests.oracle import (
     objective_by_quadrature,
     toy_row,
 )
-from tests.statistical.cases import BIASED, OTHER_OBJECTIVES, UNBIASED, WINDOWS
+from tests.statistical.cases import BELLS, BIASED, OTHER_OBJECTIVES, UNBIASED, WINDOWS
 
 
 @pytest.mark.parametrize("size", range(1, 7))
@@ -28,10 +28,10 @@ def test_at_eps_0_every_count_weighs_one_over_k():
         assert count_coefficient(Setting(eps=0.0), 5, k) == pytest.approx(1 / k, rel=1e-12)
 
 
-@pytest.mark.parametrize("case", UNBIASED + OTHER_OBJECTIVES + WINDOWS, ids=str)
+@pytest.mark.parametrize("case", UNBIASED + OTHER_OBJECTIVES + WINDOWS + BELLS, ids=str)
 def test_every_unbiased_method_has_the_objective_as_its_mean(case):
     row, setting = toy_row(4), case.setting
-    expected = setting.scale * objective_by_quadrature(row, setting.eps, setting.power, setting.window)
+    expected = setting.scale * objective_by_quadrature(row, setting.eps, setting.power, setting.window, setting.bell)
     np.testing.assert_allclose(moments(case.setting, row)[0], expected, rtol=1e-9)
 
 

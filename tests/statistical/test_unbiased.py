@@ -4,12 +4,12 @@ import pytest
 
 from tests.checks.moments import check_case, check_mean, sample, standard_mean
 from tests.oracle import moments, toy_row
-from tests.statistical.cases import BIASED, OTHER_OBJECTIVES, SMALL_EPS, UNBIASED, WINDOWS, ZERO_EPS, case
+from tests.statistical.cases import BELLS, BIASED, OTHER_OBJECTIVES, SMALL_EPS, UNBIASED, WINDOWS, ZERO_EPS, case
 
 pytestmark = pytest.mark.statistical
 
 
-@pytest.mark.parametrize("case", UNBIASED + ZERO_EPS + OTHER_OBJECTIVES + WINDOWS, ids=str)
+@pytest.mark.parametrize("case", UNBIASED + ZERO_EPS + OTHER_OBJECTIVES + WINDOWS + BELLS, ids=str)
 def test_mean_and_variance_are_exact(case):
     assert case.method.unbiased
     check_case(case)

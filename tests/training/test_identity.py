@@ -54,6 +54,7 @@ CHANGES = [
     ("packing", False, True), ("group_by_length", False, True), ("eval_draws", 1, 2), ("attention", "sdpa", "eager"),
     ("dtype", "float32", "bfloat16"), ("method", "standard", "mirror"), ("block_size", None, 8),
     ("objective.eps", 1e-3, 1e-2), ("objective.normalization", "row", "token"), ("method_options.strata", None, 2),
+    ("objective.tokens", "all", "cart"), ("method_options.bell", 2.0, 3.0),
     ("data.pad_response_to", 1, 4), ("data.max_len", 1024, 1000), ("data.over_length", "drop", "refuse"),
     ("data.train_rows", None, 9), ("data.validation_rows", 256, 2), ("data.system_prompt", None, "Add."),
     ("trainer.learning_rate", 5e-5, 1e-3), ("trainer.weight_decay", 0.1, 0.0), ("trainer.warmup_steps", 0, 2),

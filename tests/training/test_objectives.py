@@ -9,20 +9,30 @@ import pytest
 from stabledllm.build import build_objective
 from stabledllm.config.settings import ObjectiveSettings, TrainSettings
 from stabledllm.errors import UserError
+from stabledllm.noise.objective import Objective
 from stabledllm.training.run import train
 from tests.checks.trajectory import assert_same_trajectory
+from tests.fakes import tiny
 from tests.fakes.run import small_run
 from tests.fakes.trainer import make_trainer
 
 CASES = [
     ("llada2", {}, "lowdisc+ppots+fixedcount+mirror", {}),
+    ("bell", {}, "lowdisc+ppots+fixedcount", {}),
+    ("cart", {}, "strats+mirror", {}),
+    ("lift", {}, "lowdisc+fixedcount", {"packing": True}),
+    ("gift", {}, "ppots+mirror", {"views_per_forward": 1}),
     ("fast-dllm", {}, "complement", {"block_size": 6}),
     pytest.param("bd3lm", {"window": [0.4, 0.9]}, "adaptive+strats", {"block_size": 6}, marks=pytest.mark.slow),
     pytest.param("sdar", {}, "standard", {"block_size": 6, "one_t": True}, marks=pytest.mark.slow),
 ]
 
 
-@pytest.mark.parametrize(("name", "keys", "method", "form"), CASES, ids=["llada2", "fast-dllm", "bd3lm", "sdar"])
+@pytest.mark.parametrize(
+    ("name", "keys", "method", "form"),
+    CASES,
+    ids=[*(["llada2", "bell", "cart", "lift", "gift", "fast-dllm", "bd3lm", "sdar"])],
+)
 def test_splitting_a_step_changes_nothing(tmp_path, name, keys, method, form):
     def run(micro: int, accumulation: int):
         trainer = make_trainer(
@@ -30,10 +40,12 @@ def test_splitting_a_step_changes_nothing(tmp_path, name, keys, method, form):
             objective=build_objective(ObjectiveSettings(name=name, **keys)), **form,
         )  # fmt: skip
         trainer.train()
+        trainer.recorded.forward_passes = trainer.statistics.forward_passes
         return trainer.recorded
 
     whole, split = run(8, 1), run(1, 8)
     assert split.draws == whole.draws
+    assert split.forward_passes == whole.forward_passes
     assert_same_trajectory(split.losses, whole.losses)
 
 
@@ -74,3 +86,38 @@ def test_a_density_of_another_window_is_refused(tmp_path):
     other = settings | {"p_of_t": density, "objective": {"window": [0.3, 0.8]}, "out": str(tmp_path / "b")}
     with pytest.raises(UserError, match=r"expected a density fitted for objective.window=\(0.3, 0.8\), found None\.$"):
         train(TrainSettings.model_validate(other), say=lambda _: None)
+
+
+@pytest.mark.parametrize(("tokens", "method", "per_row"), [("lift", "complement", None), ("gift", "mirror", 3)])
+def test_a_run_that_chooses_tokens_resumes_bit_for_bit_and_counts_the_forwards_that_choose(
+    tmp_path, tokens, method, per_row
+):
+    """The choice is made anew from the weights of the step, whose numbers are those of the run that was not cut."""
+
+    def run(folder: str, **arguments):
+        sure = tiny.model(32, initializer_range=0.5)  # of some tokens, and not of others
+        objective = Objective(tokens=arguments.pop("tokens", tokens))
+        return make_trainer(tmp_path / folder, method, steps=4, objective=objective, model=sure, **arguments)
+
+    whole, cut, resumed = run("whole"), run("cut", save_strategy="steps", save_steps=2), run("cut")
+    whole.train()
+    cut.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-2"))
+    assert resumed.recorded.losses == whole.recorded.losses[2:]
+    assert all(whole.recorded.draws[key] == draw for key, draw in resumed.recorded.draws.items())
+    assert resumed.statistics.forward_passes == whole.statistics.forward_passes
+    plain = run("plain", tokens="all")
+    plain.train()
+    rows = len(whole.recorded.draws)
+    assert plain.recorded.draws.keys() == whole.recorded.draws.keys()
+    if per_row:
+        assert whole.statistics.forward_passes == per_row * rows
+    else:
+        views = plain.statistics.forward_passes
+        assert views < whole.statistics.forward_passes <= 2 * views
+    assert whole.recorded.draws != plain.recorded.draws
+
+
+def test_a_choice_of_tokens_in_blocks_is_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(UserError, match=r"^objective\.tokens: expected all beside block_size, found cart"):
+        make_trainer(tmp_path, objective=Objective(tokens="cart"), block_size=6)

@@ -157,7 +157,7 @@ KINDS = ("masked", "dpo", "grpo")
 _SYNONYMS = {
     "kind": {
         **{name: f"objective.name={name}" for name in NAMED if name != "elbo"},
-        **{name: f"objective.weighting={name}" for name in ("elbo", "unweighted", "power", "cosine")},
+        **{name: f"objective.weighting={name}" for name in ("elbo", "unweighted", "power", "cosine", "bell")},
         **dict.fromkeys(("sft", "mlm", "nll"), "objective.kind=masked"),
         **dict.fromkeys(("ppo", "rl", "rloo", "reinforce", "gspo", "dapo"), "objective.kind=grpo"),
         **dict.fromkeys(("preference", "preferences", "vrpo"), "objective.kind=dpo"),

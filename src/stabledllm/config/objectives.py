@@ -30,6 +30,11 @@ NAMED = {
         {"weighting": "unweighted", "normalization": "masked"},
         "method=standard",
     ),
+    "masked-mean-row": Named(
+        "a mean over each row's own masked tokens, without 1/t",
+        {"weighting": "elbo", "normalization": "row"},
+        "method=fixedcount",
+    ),
     "llada2": Named(
         "LLaDA2's public trainer, dFactory",
         {"weighting": "unweighted", "normalization": "masked", "window": [0.3, 0.8]},
@@ -40,6 +45,20 @@ NAMED = {
         "SDAR and dllm's BD3LM", {"weighting": "elbo", "normalization": "token"}, "method=standard block_t=row"
     ),
     "bd3lm": Named("BD3-LM", {"weighting": "elbo", "normalization": "token"}, "method=strats"),
+    "bell": Named("bell-shaped time sampling", {"weighting": "bell"}, "method=standard"),
+    "window-generation": Named(
+        "noise as an implicit regulariser", {"weighting": "elbo", "window": [0.5, 1.0]}, "method=standard"
+    ),
+    "window-discriminative": Named(
+        "noise as an implicit regulariser", {"weighting": "elbo", "window": [0.45, 0.55]}, "method=standard"
+    ),
+    "cart": Named(
+        "Dream-Coder's CART",
+        {"weighting": "unweighted", "normalization": "masked", "tokens": "cart"},
+        "method=standard",
+    ),
+    "lift": Named("LIFT", {"weighting": "elbo", "normalization": "row", "tokens": "lift"}, "method=standard"),
+    "gift": Named("GIFT", {"weighting": "elbo", "normalization": "masked", "tokens": "gift"}, "method=standard"),
 }
 """By ``objective.name``. ``bd3lm`` takes ``objective.window`` beside it: its trainer searches for its range of t."""
 
@@ -61,7 +80,7 @@ def without_name(below: dict[str, Any], given: Collection[str]) -> dict[str, Any
     >>> without_name({"name": "sdar", "normalization": "token", "eps": 0.1}, {"name"})
     {'eps': 0.1}
     """
-    replaced = {"name", "weighting", "power", "normalization", "window", "corrected"}
+    replaced = {"name", "weighting", "power", "normalization", "window", "corrected", "bell", "tokens"}
     if "name" in given:
         return {key: value for key, value in below.items() if key not in replaced}
     below = {key: value for key, value in below.items() if key not in given}

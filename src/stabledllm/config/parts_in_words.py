@@ -20,6 +20,7 @@ DOES = {
     "weighs by 1/p(t)",
     "adaptive": "draws t more often where the losses of training vary most, and weighs by 1/p(t)",
     "clipped": "draws t from the middle of its range only",
+    "bell": "draws t more often from the middle of its range, by a fixed bell, and weighs by 1/p(t)",
     "fixedcount": "masks an exact number of tokens for each t",
     "complement": "masks k tokens in one view of a row and all the others in a second, with exact weights",
     "isad": "masks the delimiter before the answer more often",
@@ -35,10 +36,17 @@ OBJECTIVES = {
     "elbo": "the bound on the NLL per response token: masked tokens weigh 1/t",
     "unweighted": "every masked token weighs the same",
     "power": "masked tokens weigh t^(a - 1)",
+    "bell": "mask ratios from a bell-shaped density, where masked tokens weigh 1/t",
     "cosine": "MMaDA's for images: t sets the number of masked tokens by a cosine, and each weighs the same",
 }
 """By the name of ``objective.weighting``."""
 
+TOKENS = {
+    "cart": "a masked token weighs the more, the more visible tokens are near it",
+    "lift": "of more tokens than are masked in the end, the easiest stay masked at high t and the hardest at low t",
+    "gift": "tokens whose prediction from the prompt alone is uncertain are masked more often",
+}
+"""By the name of ``objective.tokens``."""
 MEANS = {"row": "rows", "token": "tokens", "masked": "masked tokens"}
 """What ``objective.normalization`` takes the mean over, within a step."""
 
@@ -59,6 +67,8 @@ def objective_in_words(objective: ObjectiveSettings) -> str:
     if objective.window:
         part = "the bound's own part from" if objective.corrected else "at"
         text += f"; {part} mask ratios from {objective.window[0]:g} to {objective.window[1]:g} alone"
+    text += f" (Beta({objective.bell[0]:g}, {objective.bell[1]:g}))" if objective.bell else ""
+    text += f"; {TOKENS[objective.tokens]}" if objective.tokens in TOKENS else ""
     text += f"; the mean over the {MEANS[objective.normalization]} of a step"
     if objective.name and (noise := NAMED[objective.name].noise):
         text += f". Its own trainer's noise is {noise}: another method has the same objective with less noise or more"

@@ -12,6 +12,7 @@ from stabledllm.models.kind import is_autoregressive
 from stabledllm.noise.methods import Method
 from stabledllm.noise.parts import AUTOREGRESSIVE
 from stabledllm.noise.streams import Key, Stream
+from stabledllm.noise.takes import exact_or_standard
 from stabledllm.stats.estimate import Estimate
 
 NOISE_SEED = 20_251_118
@@ -24,13 +25,13 @@ def row_nll(meter: LossMeter, draws: int = 4, rows: range | None = None) -> Tens
     Each row gets ``draws`` mask ratios, one in each of as many equal strata, and masks of an exact count: the standard
     objective with less noise. The noise depends on the row's index alone. In block diffusion every block has mask
     ratios of its own, in other strata than its neighbours' in the same view. An autoregressive model's NLL is exact and
-    takes one forward.
+    takes one forward. Where the objective has no exact count (``gift``), masks are independent.
 
     Args:
         rows: the rows of the meter to measure, each with the noise that it has among all; without it all.
     """
     rows = rows if rows is not None else range(len(meter.rows))
-    name = AUTOREGRESSIVE if is_autoregressive(meter.model) else "fixedcount"
+    name = AUTOREGRESSIVE if is_autoregressive(meter.model) else exact_or_standard(meter.objective)
     method = Method.parse(name, objective=meter.objective)
     if method.autoregressive:
         chosen = torch.tensor(rows)

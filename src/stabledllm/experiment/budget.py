@@ -14,10 +14,12 @@ from stabledllm.data.rows import TokenRow, maskable_sizes
 from stabledllm.errors import UserError
 from stabledllm.experiment.compared import of_responses
 from stabledllm.experiment.needed import refuse_views
+from stabledllm.forward.chosen import further_forwards
 from stabledllm.models.names import blocks_from_start
 from stabledllm.noise.blocks import mean_forwards_in_blocks
 from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.methods import Method
+from stabledllm.noise.parts import STANDARD
 from stabledllm.noise.streams import Key
 from stabledllm.training.ordering import EpochOrder
 
@@ -32,7 +34,8 @@ def run_share(
 
     A step has as many rows as cost the batch in forwards, by the method's mean cost; the steps are as many as bring the
     forwards nearest to Standard's. The forwards are counted from the draws that the run will make, which are known in
-    advance; for an adaptive density, which is not, from the uniform one that it starts from.
+    advance; for an adaptive density, which is not, from the uniform one that it starts from. Those that choose tokens
+    (``lift``, ``gift``) count by their mean, in Standard's as well.
     """
     base = settings.base
     if _equal_anyway(settings):
@@ -45,7 +48,8 @@ def run_share(
         one_t=base.block_t == "row",
     )  # fmt: skip
     standard = standard_steps(base, len(rows))
-    steps = steps_nearest(rows_seen(standard, base.batch, len(rows)), spent)
+    budget = rows_seen(standard, base.batch, len(rows)) * (1 + _further_of_standard(method, size))
+    steps = steps_nearest(budget, spent)
     return {"batch": batch, "steps": steps, "trainer": _stretched(base.trainer, steps / standard)}
 
 
@@ -70,7 +74,8 @@ def rows_per_step(
     base = settings.base
     if _equal_anyway(settings):
         return base.batch
-    if not _varies(method, size):
+    plain = _further_of_standard(method, size)
+    if not _varies(method, size) and not plain:
         views = method.views.count
         refuse_views(method.name, views, base.batch)
         return base.batch // views
@@ -83,7 +88,8 @@ def rows_per_step(
     if base.block_size:
         cost = mean_forwards_in_blocks(method.views, density, size, base.block_size, lead)
     else:
-        cost = method.views.mean_forwards(density, size)
+        cost = method.views.mean_forwards(density, size) + further_forwards(method, density, size)
+    cost /= 1 + plain
     whole = base.micro_batch or 1
     return max(1, round(base.batch / cost / whole)) * whole
 
@@ -109,7 +115,7 @@ def forwards_by_step(
     block_size: int | None = None,
     lead: Tensor | None = None,
     one_t: bool = False,
-) -> Iterator[int]:
+) -> Iterator[float]:
     """Yields the forwards of steps 0, 1, ... of a run, from the draws that training will make, without end.
 
     Args:
@@ -118,18 +124,20 @@ def forwards_by_step(
     """
     lead = torch.zeros_like(size) if lead is None else lead
     rows, varies = len(size), _varies(method, size)
+    further = further_forwards(method, sampler, size)
     for step in itertools.count():
         first = step % math.ceil(rows / batch) * batch
         if not varies:
-            yield method.views.count * min(batch, rows - first)
+            yield (method.views.count + further) * min(batch, rows - first)
             continue
         if first == 0:
             order = [row for row, _ in EpochOrder(rows, batch, order_seed, lambda at=step: at)]
         own = order[first : first + batch]
-        yield _forwards(method, sampler, size[own], Key(noise_seed, step), block_size, lead[own], one_t)
+        views = _forwards(method, sampler, size[own], Key(noise_seed, step), block_size, lead[own], one_t)
+        yield views + further * len(own)
 
 
-def steps_nearest(budget: int, forwards: Iterator[int]) -> int:
+def steps_nearest(budget: float, forwards: Iterator[float]) -> int:
     """The number of steps, at least 1, whose total forwards are nearest to the budget."""
     spent, steps = next(forwards), 1
     while spent < budget:
@@ -138,6 +146,11 @@ def steps_nearest(budget: int, forwards: Iterator[int]) -> int:
             break
         spent, steps = spent + more, steps + 1
     return steps
+
+
+def _further_of_standard(method: Method, size: Tensor) -> float:
+    """Mean forwards by which Standard, under a method's objective, chooses a row's tokens; 0 for most objectives."""
+    return further_forwards(Method.parse(STANDARD, objective=method.objective), Uniform(), size)
 
 
 def _varies(method: Method, size: Tensor) -> bool:

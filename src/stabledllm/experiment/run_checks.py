@@ -26,9 +26,11 @@ from stabledllm.models.names import check_model_name, is_adapter, is_known_here
 from stabledllm.models.new import is_new
 from stabledllm.models.shapes import known_shape
 from stabledllm.models.shipped import check_name
+from stabledllm.noise.bell import check_shape
 from stabledllm.noise.names import find_part
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import STANDARD
+from stabledllm.noise.takes import check_tokens_in_blocks
 from stabledllm.noise.weightings import power_of
 from stabledllm.objective_checks import check_objective
 from stabledllm.policy_checks import check_policy_method
@@ -60,6 +62,7 @@ def of_method(run: TrainSettings, name: str) -> Checks:
     yield "method methods objective grpo", partial(check_policy_method, run, method)
     if run.block_size:
         yield "method methods block_size", partial(check_blocks, method)
+        yield "objective block_size", partial(check_tokens_in_blocks, run.objective.tokens)
     if is_known_here(run.model):
         chosen = partial(check_block_choices, method, run.block_size, run.block_t, run.block_start)
         yield "method methods model block_size block_t block_start", chosen
@@ -151,6 +154,8 @@ def _check_options(run: TrainSettings, method: OfParts) -> None:
     low, high = run.method_options.clip_low, run.method_options.clip_high
     if method.has("clipped") and not 0 <= low < high <= 1:
         raise UserError(f"clipped: expected an interval 0 <= low < high <= 1, found low={low:g}, high={high:g}.")
+    if method.has("bell"):
+        check_shape(run.method_options.bell)
 
 
 def _check_decoding(run: TrainSettings) -> None:

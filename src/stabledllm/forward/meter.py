@@ -14,6 +14,7 @@ from torch import Tensor
 
 from stabledllm.data.rows import TokenRow, collate, maskable_sizes
 from stabledllm.data.token_rows import lengths_of
+from stabledllm.forward.chosen import chosen
 from stabledllm.forward.nll import forward_nll
 from stabledllm.models.evaluating import evaluating
 from stabledllm.noise.densities import TSampler, Uniform
@@ -124,6 +125,8 @@ class Meter:
             delimiter=batch["delimiter"],
         )
         draw = self.noise_at(t[chunk].to(device), method, key, noise, sampler)
+        draw = chosen(draw, method, key, noise, batch, self.model, self.mask_id)
+        self._made(draw.forwards)
         return batch, self._times_share(draw, row[chunk], method)
 
     def noise_at(self, t: Tensor, method: Method, key: Key, noise: Rows, sampler: TSampler) -> Draw:
@@ -141,10 +144,13 @@ class Meter:
         """The cross-entropies at the masked positions of the active views, row-major, shape (M,), in one forward."""
         form = {name: batch[name] for name in self.form_names}
         nll, forwards = forward_nll(self.model, batch, draw, self.mask_id, form=form)
-        self.forwards += forwards
-        if self.progress:
-            self.progress(forwards)
+        self._made(forwards)
         return nll
+
+    def _made(self, forwards: int) -> None:
+        self.forwards += forwards
+        if self.progress and forwards:
+            self.progress(forwards)
 
     def require_finite(self, values: Tensor, row: Tensor, what: str = "losses") -> None:
         """Refuse NaN and infinity among what was measured of evaluations, shape (n, ...).

@@ -96,8 +96,12 @@ def _sampler(p_of_t: str | Path | TSampler | None) -> TSampler:
     if (fitted.source, fitted.masker, fitted.views, fitted.syrm) != (plain.source, plain.masker, plain.views, False):
         raise UserError(f"{p_of_t}: expected a density fitted for 'ppots', found one for '{density.method}'.")
     objective = density.record.get("objective", {})
-    if objective.get("weighting") == "cosine":
-        raise UserError(f"{p_of_t}: expected a density fitted for the bound, found one for objective.weighting=cosine.")
+    if (weighting := objective.get("weighting")) in ("cosine", "bell"):
+        raise UserError(
+            f"{p_of_t}: expected a density fitted for the bound, found one for objective.weighting={weighting}."
+        )
+    if (tokens := objective.get("tokens", "all")) != "all":
+        raise UserError(f"{p_of_t}: expected a density fitted for the bound, found one for objective.tokens={tokens}.")
     if window := objective.get("window"):
         raise UserError(
             f"{p_of_t}: expected a density fitted for the bound, found one for objective.window={list(window)}."

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stabledllm.errors import UserError
+from stabledllm.forward.chosen import chosen
 from stabledllm.loss import nll_weights, reduce_loss, row_losses
 from stabledllm.method_checks import check_own_loop
 from stabledllm.noise.densities import TSampler
@@ -94,7 +95,7 @@ class Noise:
         seed: int = 0,
     ):
         self.method = Method.parse(method, options, objective)
-        check_own_loop(self.method, p_of_t=p_of_t is not None)
+        check_own_loop(self.method, p_of_t=p_of_t is not None, tokens=self.method.objective.tokens)
         self.mask_id, self.objective, self.seed = mask_id, self.method.objective, seed
         self.sampler = self.method.sampler(self._fitted(p_of_t))
 
@@ -142,7 +143,8 @@ class Noise:
             token_index=torch.arange(input_ids.shape[1], device=device),
             delimiter=None if delimiter is None else delimiter.to(device),
         )
-        draw = self.method.draw(Key(self.seed, step), rows, self.sampler)
+        key, real = Key(self.seed, step), {"attention_mask": _before_padding(maskable)}
+        draw = chosen(self.method.draw(key, rows, self.sampler), self.method, key, rows, real)
         noisy, mask, source = draw.noisy(input_ids, self.mask_id)
         row_weight = self.objective.row_weight(maskable)
         return NoisyRows(
@@ -178,8 +180,12 @@ class Noise:
 
 def refuse_masked(input_ids: Tensor, maskable: Tensor, mask_id: int) -> None:
     """Refuse rows that hold the mask token before their padding: it would be a target, or look masked."""
-    within = maskable.flip(1).cummax(1).values.flip(1)
-    wrong = ((input_ids == mask_id) & within).any(1)
+    wrong = ((input_ids == mask_id) & _before_padding(maskable)).any(1)
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0])
         raise UserError(f"Noise: row {row} of the batch: expected clean tokens, found the mask token {mask_id}.")
+
+
+def _before_padding(maskable: Tensor) -> Tensor:
+    """The tokens of each right-padded row, whose last one is maskable; bool, (B, L)."""
+    return maskable.flip(1).cummax(1).values.flip(1)

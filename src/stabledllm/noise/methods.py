@@ -12,15 +12,15 @@ from torch import Tensor
 
 from stabledllm.errors import UserError
 from stabledllm.noise.densities import TSampler, Uniform
-from stabledllm.noise.maskers import Bernoulli, FixedCount, Masker, MaskInput
+from stabledllm.noise.maskers import Bernoulli, Complement, FixedCount, Masker, MaskInput
 from stabledllm.noise.names import read_parts
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.of_parts import OfParts
-from stabledllm.noise.parts import MASKER, STANDARD, MethodOptions
+from stabledllm.noise.parts import MASKER, STANDARD, VIEWS, MethodOptions
 from stabledllm.noise.rows import Rows
 from stabledllm.noise.sources import IID, Source
 from stabledllm.noise.streams import Key
-from stabledllm.noise.views import Single, Views
+from stabledllm.noise.views import ComplementPair, Single, Views
 from stabledllm.noise.windows import placed
 
 
@@ -35,7 +35,7 @@ class Draw:
     """
 
     t: Tensor
-    """Mask ratios, float64, shape (B,); under an objective with a window the places in it (``Objective.ratio``)."""
+    """Mask ratios, float64, shape (B,); under a window or bell the places in it (``Objective.ratio``)."""
     weight: Tensor
     """Importance weights, shape (B,)."""
     mask: Tensor
@@ -46,6 +46,8 @@ class Draw:
     """Whether each view goes through the model, bool, shape (B, K)."""
     hides: bool = field(default=True, kw_only=True)
     """Whether the tokens that have a loss are hidden from the model; False for next-token prediction only."""
+    forwards: int = field(default=0, kw_only=True)
+    """Forwards that were made to choose the masks (``forward/chosen.py``); they count like any other."""
 
     def row(self, i: int) -> Draw:
         """The noise of row i alone."""
@@ -93,9 +95,11 @@ class Method(OfParts):
         name = "+".join(named.text for named in parts) or STANDARD
         made: dict[str, object] = {}
         for named in parts:
-            made |= named.part.objects(placed(options, named.part, objective.window), named.views)
-        if objective.counts == "cosine" or (MASKER in made and isinstance(made[MASKER], FixedCount)):
+            made |= named.part.objects(placed(options, named.part, objective), named.views)
+        if objective.counts == "cosine" or isinstance(made.get(MASKER), FixedCount):
             made[MASKER] = FixedCount(objective.counts)
+        if objective.has_places and isinstance(made.get(MASKER), Complement):
+            made |= {MASKER: Complement(objective.counts), VIEWS: ComplementPair(objective.counts)}
         method = cls(name=name, options=options, objective=objective, **made)
         method.refuse_unless_it_takes(objective)
         return method

@@ -8,12 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stabledllm.errors import UserError, did_you_mean
 from stabledllm.noise.schedule import EPS
-from stabledllm.noise.weightings import WEIGHTINGS, power_of
-from stabledllm.noise.windows import MaskRatios, checked_window
-
-NORMALIZATIONS = ("row", "token", "masked")
+from stabledllm.noise.windows import MaskRatios
 
 
 @dataclass(frozen=True)
@@ -24,17 +20,21 @@ class Objective(MaskRatios):
     ``unweighted``: the same without 1 / p_mask; another objective, not less noise.
     ``power``: ``E_t E_M[1/P sum_M CE p_mask**(a - 1)]`` for a real a = ``power`` >= 0; a = 0 is ``elbo`` and
     a = 1 ``unweighted``. The larger a is, the more high mask ratios weigh.
+    ``bell``: ``E_t`` over a bell-shaped density of t in the place of the uniform one, the weight 1 / p_mask kept: a
+    Beta density with the parameters ``bell`` (``noise/bell.py``), over the window where there is one.
     ``cosine``: MMaDA's for images, ``E_k E_{|M|=k}[1/k sum_M CE]``: the mean over exactly k = max(1,
     round(P cos(pi u / 2))) masked tokens, u = 1 - t uniform (arXiv:2505.15809); ``eps`` has no effect.
     ``normalization``: mean over the step's rows (the paper's), over its maskable tokens, or over its ``masked`` tokens.
     The last divides by their expected number, ``sum P E[p_mask]``, so that no micro-batch and no step has another
     objective than the next: the limit of a pooled masked mean (docs/objectives.md#the-pooled-masked-mean).
     ``window``: mask ratios from [low, high] alone, uniform; the mean over them, or with ``corrected`` the bound's own
-    part ``∫_low^high`` of the integral over all ratios. Under a window every t of this library is the *place* in the
-    window, from 0 to 1; the mask ratio is :meth:`ratio` of it.
+    part ``∫_low^high`` of the integral over all ratios. Under a window or bell every t of this library is the *place*
+    in it, from 0 to 1; the mask ratio is :meth:`ratio` of it.
+    ``tokens``: weights of single masked tokens (``cart``), or a choice of which are masked (``lift``, ``gift``), on top
+    of the weighting of mask ratios (``noise/tokens.py``).
 
     Raises:
-        UserError: an unknown weighting or normalization, a power that the weighting does not take, or a bad window.
+        UserError: an unknown name, a power or bell that the weighting does not take, or a bad window.
 
     >>> Objective("unweighted").power
     1.0
@@ -44,26 +44,15 @@ class Objective(MaskRatios):
     tensor([0.3000, 0.5500, 0.8000])
     """
 
-    weighting: Literal["elbo", "unweighted", "power", "cosine"] = "elbo"
+    weighting: Literal["elbo", "unweighted", "power", "cosine", "bell"] = "elbo"
     normalization: Literal["row", "token", "masked"] = "row"
     eps: float = EPS
     power: float | None = None
     """The exponent a of the extra factor p_mask**a: given for ``power`` only, None for ``cosine``, else filled in."""
     window: tuple[float, float] | None = None
     corrected: bool = False
-
-    def __post_init__(self) -> None:
-        for key, known in (("weighting", WEIGHTINGS), ("normalization", NORMALIZATIONS)):
-            if (value := getattr(self, key)) not in known:
-                raise UserError(f"objective.{key}: unknown '{value}'{did_you_mean(value, known)}.")
-        object.__setattr__(self, "power", power_of(self.weighting, self.power))
-        window = checked_window(self.window, self.weighting, self.normalization, self.corrected)
-        object.__setattr__(self, "window", window)
-
-    @property
-    def is_bound(self) -> bool:
-        """Whether it is the bound on the NLL itself, as a mean over rows or over tokens."""
-        return self.weighting == "elbo" and self.window in (None, (0.0, 1.0)) and self.normalization != "masked"
+    bell: tuple[float, float] | None = None
+    tokens: Literal["all", "cart", "lift", "gift"] = "all"
 
     def row_weight(self, maskable: Tensor) -> Tensor:
         """The weight of each row in the step's mean: 1, or P for a mean over tokens; float64, shape (B,)."""

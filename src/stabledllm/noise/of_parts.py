@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from stabledllm.errors import UserError
 from stabledllm.noise.names import Named, read_parts
-from stabledllm.noise.parts import AUTOREGRESSIVE, PARTS, STANDARD
+from stabledllm.noise.parts import AUTOREGRESSIVE, STANDARD
+from stabledllm.noise.takes import objection
 
 if TYPE_CHECKING:
     from stabledllm.noise.objective import Objective
@@ -82,8 +83,7 @@ class OfParts:
 
     def takes(self, objective: Objective) -> bool:
         """Whether every part is defined for the objective, or its settings."""
-        everywhere = objective.weighting != "cosine" and not objective.window
-        return everywhere or not any(named.part.bound_only for named in self.parts)
+        return objection(self, objective) is None
 
     def refuse_unless_it_takes(self, objective: Objective) -> None:
         """Refuse an objective that a part is not defined for.
@@ -96,10 +96,5 @@ class OfParts:
         Traceback (most recent call last):
         stabledllm.errors.UserError: method 'complement' and objective.window [0.3, 0.8] contradict: expected parts ...
         """
-        if self.takes(objective):
-            return
-        *others, last = (part.name for part in PARTS.values() if not part.bound_only)
-        key = f"window {list(objective.window)}" if objective.window else f"weighting '{objective.weighting}'"
-        raise UserError(
-            f"method '{self.name}' and objective.{key} contradict: expected parts of {', '.join(others)} and {last}."
-        )
+        if sentence := objection(self, objective):
+            raise UserError(sentence)

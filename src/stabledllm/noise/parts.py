@@ -37,6 +37,7 @@ class MethodOptions:
     isad_delta: float = 0.2
     mirror_below: float = 1.0
     ema_bins: int = 10
+    bell: float = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,7 @@ class Part:
     unbiased: bool = True
     """Whether the mean of the loss and of its gradient stay those of the standard objective."""
     bound_only: bool = False
-    """Whether it is defined for the bound's masks only, and so not for ``cosine`` nor for a window of mask ratios."""
+    """Whether it is defined for the bound's masks only, and so not for ``cosine``, a window or a bell."""
     contradicts: Mapping[str, str] = field(default_factory=dict)
     """Parts of other slots that it cannot be combined with, and why."""
 
@@ -89,6 +90,7 @@ _TABLE = (
         bound_only=True,
         contradicts={"complement": "the second view has 1 - t, outside the interval"},
     ),
+    Part("bell", {DENSITY: "bell.proposal"}, options=("bell",)),
     Part("fixedcount", {MASKER: "maskers.FixedCount"}),
     Part("complement", {MASKER: "maskers.Complement", VIEWS: "views.ComplementPair"}, bound_only=True),
     Part("isad", {MASKER: "maskers.ISAD"}, options=("isad_delta",), marks="delimiter", unbiased=False, bound_only=True),

@@ -32,6 +32,7 @@ class Stream(IntEnum):
     DECODING_ORDER = 8  # which positions are decided first
     CAPTION = 9  # which rows lose their caption
     ATTENTION = 10  # which later tokens are seen while attention is annealed
+    TOKENS = 11  # from which further tokens the masked ones are chosen
 
 
 @dataclass(frozen=True)

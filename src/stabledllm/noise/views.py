@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stabledllm.errors import UserError
 from stabledllm.noise.densities import TSampler
-from stabledllm.noise.schedule import masked_count
+from stabledllm.noise.schedule import Counts, largest_ratio, masked_count
 from stabledllm.noise.streams import Key, Stream
 
 
@@ -197,12 +197,13 @@ class Partition(Single):
 class ComplementPair(Single):
     """The two views of ``complement``: the first k tokens of one random order, and the other P - k.
 
-    At k = P nothing is left for the second view, which is then not active.
+    At k = P nothing is left for the second view, which is then not active. ``counts`` is the objective's rule for k.
 
     >>> ComplementPair().active(torch.tensor([0.5, 1.0]), size=torch.tensor([4, 4])).tolist()
     [[True, True], [True, False]]
     """
 
+    counts: Counts = "linear"
     count = 2
     independent = False
 
@@ -212,12 +213,12 @@ class ComplementPair(Single):
     def active(self, t: Tensor, size: Tensor | None = None) -> Tensor:
         active = super().active(t)
         if size is not None:
-            active[:, 1] = masked_count(t, size) < size
+            active[:, 1] = masked_count(t, size, self.counts) < size
         return active
 
     def reach(self, size: Tensor) -> Tensor:
         reach = super().reach(size)
-        reach[:, 1] = (size - 1).double() / size
+        reach[:, 1] = largest_ratio(size - 1, size, self.counts)
         return reach
 
 

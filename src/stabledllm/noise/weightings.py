@@ -6,7 +6,7 @@ import math
 
 from stabledllm.errors import UserError
 
-WEIGHTINGS = {"elbo": 0.0, "unweighted": 1.0, "power": None, "cosine": None}
+WEIGHTINGS = {"elbo": 0.0, "unweighted": 1.0, "power": None, "cosine": None, "bell": 0.0}
 """The power a of each weighting; that of ``power`` is a setting, and ``cosine`` has none."""
 
 

@@ -13,7 +13,7 @@ SCHEMA = "stabledllm/p_of_t/1"
 
 KIND = "objective_kind"
 """The key of ``p_of_t.json`` that says ``objective.kind``; older files, which lack it, are of ``masked``."""
-_LATER = {"window": None, "corrected": False}
+_LATER = {"window": None, "corrected": False, "bell": None, "tokens": "all"}
 """Keys of the objective that older files do not have, with what they say by that."""
 
 

@@ -17,6 +17,7 @@ from stabledllm.noise.blocks import BlockDraw, Blocks, Units
 from stabledllm.noise.methods import Method, Rows
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
+from stabledllm.noise.takes import check_tokens_in_blocks
 from stabledllm.training.block_schedule import BlockSizes
 from stabledllm.training.positions import StepRows
 from stabledllm.training.streaming import check_rows
@@ -50,6 +51,7 @@ class InBlocks:
 
     def __init__(self, *, block_size: int | BlockSizes, one_t: bool = False, method: Method, **kwargs):
         check_blocks(method)
+        check_tokens_in_blocks(method.objective.tokens)
         for rows in (kwargs["train_rows"], kwargs["eval_rows"]):
             check_rows(rows, refuse_given)
         self.one_t = one_t

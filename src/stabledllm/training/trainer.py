@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from stabledllm.data.rows import TokenRow
 from stabledllm.data.token_rows import lengths_of, refuse_masked_rows
 from stabledllm.errors import UserError
+from stabledllm.forward.chosen import chosen
 from stabledllm.forward.nll import forward_nll, only, view_groups
 from stabledllm.loss import nll_weights, reduce_loss, token_losses
 from stabledllm.models.output import MDMOutput
@@ -195,7 +196,7 @@ class MDMTrainer(EvaluatingTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """This micro-batch's part of the step's mean loss."""
         inputs, rows, draw = self.drawn(Key(self.noise_seed, self.state.global_step), inputs)
-        losses, loss, out, forwards = [], 0.0, None, 0
+        losses, loss, out, forwards = [], 0.0, None, draw.forwards
         groups = view_groups(draw.active.shape[1], self.views_per_forward)
         for views in groups:
             last = views is groups[-1]
@@ -231,7 +232,8 @@ class MDMTrainer(EvaluatingTrainer):
 
     def _draw(self, key: Key, rows: Rows, inputs: dict) -> Draw:
         """The noise of a micro-batch."""
-        return self.method.draw(key, rows, self.sampler)
+        draw = self.method.draw(key, rows, self.sampler)
+        return chosen(draw, self.method, key, rows, inputs, self.model, self.mask_id, packing=self.packing)
 
     def _count(self, draw: Draw, rows: Rows, inputs: dict, tokens: Tensor, forwards: int) -> None:
         """Hand a micro-batch's draw and its tokens' loss contributions, (B, K, L), to the statistics."""

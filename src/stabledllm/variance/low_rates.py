@@ -131,12 +131,12 @@ def _mean_less_square(second: Tensor, mean: Tensor, weight: Tensor) -> Estimate:
 
 
 def is_known_at_low_rates(method: Method) -> bool:
-    """Whether :class:`LowRates` holds for a method: every view has the masks of Standard.
+    """Whether :class:`LowRates` holds for a method: every view has the masks of Standard, and none are chosen.
 
     >>> is_known_at_low_rates(Method.parse("mirror")), is_known_at_low_rates(Method.parse("fixedcount"))
     (True, False)
     """
-    return method.masker == Bernoulli() and not method.syrm
+    return method.masker == Bernoulli() and not method.syrm and method.objective.tokens in ("all", "cart")
 
 
 def view_factor(method: Method, t: Tensor, p: Tensor) -> Tensor:

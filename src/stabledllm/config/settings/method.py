@@ -10,6 +10,9 @@ from stabledllm.config.objectives import NAMED
 from stabledllm.config.settings.values import MOST
 from stabledllm.config.typed import Strict
 
+_LATER = {"window": None, "corrected": False, "bell": None, "tokens": "all"}
+"""Keys of the objective that older records lack, with what they say by that."""
+
 
 class MethodSettings(Strict):
     """Options of the parts of a method; each acts only where its part is named."""
@@ -26,6 +29,8 @@ class MethodSettings(Strict):
     """Mask ratio from which ``mirror`` leaves out its second view."""
     ema_bins: int = Field(10, ge=2, le=MOST)
     """Equal bins of t, in each of which ``ema`` averages the loss."""
+    bell: float = 2.0
+    """Both parameters of the Beta density, at least 1, from which ``bell`` draws t, mixed with 5 % of the uniform."""
 
 
 class ObjectiveSettings(Strict):
@@ -35,11 +40,18 @@ class ObjectiveSettings(Strict):
     """What is learnt from: masked tokens, as the keys below say (``masked``); pairs of responses, one of them better
     (``dpo``, with the keys ``dpo.*``); rewards of the model's own responses (``grpo``, policy gradients, with
     ``grpo.*``)."""
-    name: Literal["elbo", "masked-mean", "llada2", "fast-dllm", "sdar", "bd3lm"] | None = None
+    name: (
+        Literal[
+            "elbo", "masked-mean", "masked-mean-row", "llada2", "fast-dllm", "sdar", "bd3lm", "bell",
+            "window-generation", "window-discriminative", "cart", "lift", "gift",
+        ]
+        | None
+    ) = None  # fmt: skip
     """An objective by the name of whom it is from, which stands for keys below (docs/objectives.md)."""
-    weighting: Literal["elbo", "unweighted", "power", "cosine"] = "elbo"
+    weighting: Literal["elbo", "unweighted", "power", "cosine", "bell"] = "elbo"
     """Masked tokens weigh p_mask^(a - 1): a = 0 for ``elbo``, 1 for ``unweighted``, ``power`` for ``power``.
-    ``cosine``: MMaDA's objective for images, the mean over round(P cos(pi u / 2)) masked tokens."""
+    ``cosine``: MMaDA's objective for images, the mean over round(P cos(pi u / 2)) masked tokens. ``bell``: mask ratios
+    from a bell-shaped density, with the weight 1 / p_mask of ``elbo``."""
     power: float | None = Field(None, ge=0, allow_inf_nan=False)
     """The exponent a >= 0 of weighting ``power``; needed there and allowed nowhere else."""
     normalization: Literal["row", "token", "masked"] = "row"
@@ -51,12 +63,19 @@ class ObjectiveSettings(Strict):
     """Mask ratios from this range alone, such as ``[0.3, 0.8]``; without it from all of [0, 1]."""
     corrected: bool = False
     """With ``window``: the bound's own part from those ratios, its width times the mean over them."""
+    bell: list[float] | None = None
+    """The parameters a and b, each at least 1, of the Beta density of weighting ``bell``; without it ``[2, 2]``."""
+    tokens: Literal["all", "cart", "lift", "gift"] = "all"
+    """Single tokens beside the mask ratio: ``cart`` weighs a masked token by the visible ones near it, ``lift`` chooses
+    easy ones at high mask ratios and hard ones at low, ``gift`` masks uncertain ones more often; ``all`` does none."""
 
     @model_validator(mode="after")
     def _named(self) -> ObjectiveSettings:
         for key, value in NAMED[self.name].keys.items() if self.name else ():
             if key not in self.model_fields_set:  # another value is refused where keys are checked against each other
                 self.__dict__[key] = value
+        if self.weighting == "bell" and self.bell is None:
+            self.__dict__["bell"] = [2.0, 2.0]  # that of the library, which a test holds this to
         return self
 
     @property
@@ -65,7 +84,7 @@ class ObjectiveSettings(Strict):
         return {
             key: value
             for key, value in self.model_dump().items()
-            if key not in ("name", "kind") and not (key in ("window", "corrected") and not value)
+            if key not in ("name", "kind") and value != _LATER.get(key, ...)
         }
 
 

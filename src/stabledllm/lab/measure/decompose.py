@@ -30,11 +30,14 @@ def check_methods(methods: Sequence[Method], gradient: bool) -> None:
     """Refuse methods that no variance can be measured of; the first is Standard.
 
     Raises:
-        UserError: an infinite variance, a density that follows training, or the gradient under ``cosine`` or in a
-            window.
+        UserError: an infinite variance, a density that follows training, or the gradient under ``cosine``, in a window
+            or bell, or of weighed or chosen tokens.
     """
     standard = methods[0]
-    of = "objective.weighting 'cosine'" if standard.objective.counts == "cosine" else ""
+    weighting, tokens = standard.objective.weighting, standard.objective.tokens
+    of = f"objective.weighting '{weighting}'" if weighting in ("cosine", "bell") else ""
+    if tokens != "all":
+        of = f"objective.tokens={tokens}"
     if standard.objective.window:
         of = f"objective.window {list(standard.objective.window)} (objective.name=llada2 and bd3lm have one)"
     if gradient and of:
@@ -140,7 +143,7 @@ def _shown(density: FittedDensity, objective: Objective) -> dict:
         "method": density.method,
         "source": density.record["source"],
         "t": objective.ratio(t).tolist(),
-        "p": (density.sampler.log_prob(t).exp() / objective.width).tolist(),
+        "p": (density.sampler.log_prob(t).exp() * objective.density_at(t)).tolist(),
     }
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from stabledllm.data.rows import TokenRow, maskable_sizes
+from stabledllm.forward.chosen import further_forwards
 from stabledllm.forward.meter import LossMeter, MeteredModel
 from stabledllm.lab.measure.gradient import GradientLaboratory
 from stabledllm.lab.measure.options import DecomposeOptions
@@ -69,7 +70,8 @@ class Laboratory:
 
     def nested(self, standard: Method) -> NestedLosses:
         """The nested design of A, B and C; the losses at small t that it shows are kept."""
-        nested = nested_losses(self.meter, standard, **self.design, some_masked=True)
+        own = standard.objective.tokens == "gift"  # whose masks have other probabilities than p_mask
+        nested = nested_losses(self.meter, standard, **self.design, some_masked=not own)
         self.low = LowRates.of(nested, self.meter.sizes(standard)[nested.rows], self.meter.objective)
         return nested
 
@@ -111,7 +113,8 @@ class Laboratory:
 
     def cost(self, method: Method, sampler: TSampler) -> float:
         """Mean number of forwards of a row of the data."""
-        return method.views.mean_forwards(sampler, maskable_sizes(self.rows, method))
+        size = maskable_sizes(self.rows, method)
+        return method.views.mean_forwards(sampler, size) + further_forwards(method, sampler, size)
 
     def density(self, method: Method) -> FittedDensity:
         """The density fitted for the method's own source, masker and views."""

@@ -1,6 +1,6 @@
 """The forward passes of a measurement, stage by stage, before it begins.
 
-Where t decides how many views a row has, they are means under uniform t.
+Where t decides how many views a row has, or whether the model is asked for its tokens, they are means under uniform t.
 """
 
 from __future__ import annotations
@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import SimpleNamespace
 
+import torch
+
 from stabledllm.data.rows import TokenRow, maskable_sizes
+from stabledllm.forward.chosen import further_forwards
 from stabledllm.gradient.nested_rows import MASKS
 from stabledllm.gradient.predicted import profile_method
 from stabledllm.gradient.profile import points_of
@@ -21,6 +24,7 @@ from stabledllm.variance.blocks import given_hidden
 from stabledllm.variance.drawn import step_rows
 
 ADAM = "gradient: Adam's second moments"
+_LONG = torch.tensor([2**20])
 ABC, GRADIENT_ABC, PROBE = "A, B, C", "gradient: A, B, C", "probe"
 
 
@@ -38,7 +42,8 @@ def loss_stages(
         in_blocks: whether every density is fitted to a probe of its own, that of blocks.
     """
     standard = methods[0]
-    stages = [Stage(ABC, min(options.rows, len(rows)) * _cells(options, standard) * options.masks)]
+    evaluations = min(options.rows, len(rows)) * _cells(options, standard) * options.masks
+    stages = [Stage(ABC, round(evaluations * (1 + _choosing(standard))))]
     probed = set()
 
     def probe(method: Method) -> int:
@@ -68,7 +73,7 @@ def forwards_of_losses(options: DecomposeOptions, methods: Sequence[Method], row
     probed = {(method.masker, method.views, method.syrm): method for method in (*methods, mirror)}
     probes = sum(probe_of_losses(method, options.probe, rows) for method in probed.values())
     nested = min(options.rows, rows) * _cells(options, methods[0]) * options.masks
-    return nested + probes + options.steps * options.forwards * len(methods)
+    return round(nested * (1 + _choosing(methods[0]))) + probes + options.steps * options.forwards * len(methods)
 
 
 def _cells(options: DecomposeOptions, standard: Method) -> int:
@@ -121,11 +126,17 @@ def probe_forwards(method: Method, options: ProbeOptions, rows: Sequence[TokenRo
 def probe_of_losses(method: Method, options: ProbeOptions, rows: int) -> int:
     """The forward passes of a probe of losses of at most ``rows`` rows."""
     cells = len(rate_edges(options.rates, method.objective.floor, method.views.switches)) - 1
-    return min(options.rows, rows) * cells * options.masks * method.views.count
+    return round(min(options.rows, rows) * cells * options.masks * (method.views.count + _choosing(method)))
+
+
+def _choosing(method: Method) -> float:
+    """The mean forwards of an evaluation that choose its tokens, for long responses."""
+    return further_forwards(method, Uniform(), _LONG)
 
 
 def _drawn(options: DecomposeOptions, method: Method, rows: Sequence[TokenRow], steps: int) -> int:
-    cost = method.views.mean_forwards(Uniform(), maskable_sizes(rows, method))
+    size = maskable_sizes(rows, method)
+    cost = method.views.mean_forwards(Uniform(), size) + further_forwards(method, Uniform(), size)
     return round(step_rows(method, options.forwards, cost) * steps * cost)
 
 

@@ -23,7 +23,8 @@ def lines_to_paste(method: Method, mask_id: int, rows: int) -> str:
     if objective != Objective():
         names.append("Objective")
         given = {
-            name: getattr(objective, name) for name in ("weighting", "normalization", "eps", "window", "corrected")
+            name: getattr(objective, name)
+            for name in ("weighting", "normalization", "eps", "window", "corrected", "bell", "tokens")
         }
         if objective.weighting == "power":
             given["power"] = objective.power

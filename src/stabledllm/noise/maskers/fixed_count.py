@@ -6,12 +6,12 @@ that of Bernoulli masks (docs/mathematics.md#the-oracle).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from stabledllm.noise.counts import count_coefficients
 from stabledllm.noise.densities import Tabulated, TSampler, Uniform
 from stabledllm.noise.maskers.base import Masker, MaskInput
 from stabledllm.noise.objective import Objective
@@ -21,7 +21,7 @@ _GRID_CELLS = 4096
 
 
 def coefficients_of(counts: Tensor, size: Tensor, objective: Objective) -> Tensor:
-    """The :func:`count_coefficients` c_k of each row's own counts k, float64, shape of ``counts``.
+    """The ``count_coefficients`` c_k of each row's own counts k, float64, shape of ``counts``.
 
     Args:
         counts: int64, shape (B,) or (B, K), each in [1, P].
@@ -33,7 +33,7 @@ def coefficients_of(counts: Tensor, size: Tensor, objective: Objective) -> Tenso
     c = torch.empty(counts.shape, dtype=torch.float64, device=counts.device)
     for one_size in size.unique().tolist():
         rows = size == one_size
-        c[rows] = count_coefficients(one_size, *objective.law).to(c.device)[counts[rows] - 1]
+        c[rows] = objective.coefficients(one_size).to(c.device)[counts[rows] - 1]
     return c
 
 
@@ -55,6 +55,22 @@ def count_masses(sampler: TSampler, size: int, schedule: Counts = "linear") -> T
     return count_mass(sampler, torch.arange(1, size + 1), torch.tensor(size), schedule)
 
 
+def flat_on_counts(masses: Callable[[TSampler], Tensor], sampler: TSampler, size: int, schedule: Counts) -> Tabulated:
+    """The density that is flat on each count's cell of t and has there the mass that ``masses`` of a sampler gives it.
+
+    The unequal cells of ``cosine``, a window and a bell do not fit a grid of equal cells: the density is exact except
+    in the grid's cells that hold an edge.
+
+    >>> flat_on_counts(lambda p: count_masses(p, 2), Tabulated([3.0, 1.0]), 2, "linear").density
+    tensor([1.5000, 0.5000], dtype=torch.float64)
+    """
+    if schedule == "linear":
+        return Tabulated(masses(sampler), name=sampler.name)
+    t = (torch.arange(_GRID_CELLS, dtype=torch.float64) + 0.5) / _GRID_CELLS
+    density = masses(sampler) / masses(Uniform())
+    return Tabulated(density[masked_count(t, torch.tensor(size), schedule) - 1], name=sampler.name)
+
+
 @dataclass(frozen=True)
 class FixedCount(Masker):
     """Masks k = ceil(t P) tokens: those with the k smallest uniforms.
@@ -66,7 +82,7 @@ class FixedCount(Masker):
     With ``counts`` ``cosine`` the objective is MMaDA's for images, ``E_k[1/k sum_M CE]`` with k = round(P sin(pi t/2))
     under uniform t. The cells of t have unequal widths pi_k^uniform, and under a density p of t the row loss is
     ``pi_k^uniform / pi_k`` times as large: the same objective for any p. With an ``InWindow`` the count has the law
-    that independent masks give it under the objective's window, which its cells of t have as their widths.
+    that independent masks give it under the objective's window or bell, which its cells of t have as their widths.
 
     >>> FixedCount().weighs_by(Tabulated([3.0, 1.0]), size=1).density  # the one count is certain
     tensor([1.], dtype=torch.float64)
@@ -82,23 +98,15 @@ class FixedCount(Masker):
         mask = (rank < k[:, None, None]) & given.rows.maskable[:, None]
         weight = self._weight(given, k, size)
         c_k = coefficients_of(k, size, given.objective) if self.counts != "cosine" else 1.0 / k.double()
-        if given.objective.window:  # 1 / P stands for the probability of k elsewhere
+        if given.objective.has_places:  # 1 / P stands for the probability of k elsewhere
             c_k = c_k / (size * count_mass(Uniform(), k, size, self.counts))
         return mask, mask * (c_k * weight)[:, None, None], weight
 
     def weighs_by(self, sampler: TSampler, size: int) -> TSampler:
-        """``sampler`` made flat on each count's cell, since the weight of a fixed count is 1 / (P pi_k), not 1 / p(t).
-
-        The unequal cells of ``cosine`` and of a window do not fit a grid of equal cells: that density is exact except
-        in the grid's cells that hold an edge.
-        """
+        """``sampler`` made flat on each count's cell: the weight of a fixed count is 1 / (P pi_k), not 1 / p(t)."""
         if not sampler.unbiased:
             return sampler
-        if self.counts == "linear":
-            return Tabulated(count_masses(sampler, size), name=sampler.name)
-        t = (torch.arange(_GRID_CELLS, dtype=torch.float64) + 0.5) / _GRID_CELLS
-        density = count_masses(sampler, size, self.counts) / count_masses(Uniform(), size, self.counts)
-        return Tabulated(density[masked_count(t, torch.tensor(size), self.counts) - 1], name=sampler.name)
+        return flat_on_counts(lambda p: count_masses(p, size, self.counts), sampler, size, self.counts)
 
     def _weight(self, given: MaskInput, k: Tensor, size: Tensor) -> Tensor:
         """``1 / (P pi_k)``, or for cells of unequal width ``pi_k^uniform / pi_k``; E[weight] = 1."""

@@ -18,6 +18,7 @@ from stabledllm.noise.blocks import BlockDraw
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Draw, Method
 from stabledllm.noise.streams import Key
+from stabledllm.noise.takes import EXACT, exact_or_standard
 from stabledllm.training.trainer import MDMTrainer
 
 REDRAWS, BESIDE = 4, 4
@@ -115,14 +116,16 @@ def forward(trainer: MDMTrainer, one: OneRow) -> Forwarded:
 
 
 def usual(trainer: MDMTrainer, one: OneRow) -> Iterator[Forwarded]:
-    """Yields the row under draws that any row might get: exact counts of masked tokens, spread evenly over t.
+    """Yields the row under draws that any row might get: exact counts of masked tokens where the objective has them,
+    spread evenly over t.
 
     They are the same for every row. An autoregressive model has no others than those of the step.
     """
     if trainer.method.autoregressive:
         yield forward(trainer, one)
         return
-    method = Method.parse("lowdisc+fixedcount", objective=trainer.objective)
+    exact = f"+{EXACT}" if exact_or_standard(trainer.objective) == EXACT else ""
+    method = Method.parse(f"lowdisc{exact}", objective=trainer.objective)
     blocks = int(trainer.blocks.counts(one.inputs["maskable"])) if "first_unit" in one.inputs else 0
     for draw in range(REDRAWS):
         place = {"position": torch.full_like(one.inputs["position"], draw), "step_rows": REDRAWS}
