@@ -52,6 +52,10 @@ class DecodingSettings(Strict):
     cache: Literal["none", "prefix", "dual"] = "none"
     """Keep keys and values while a block is decoded: ``prefix``: of all before it; ``dual``: of all around it.
     Approximate, except ``prefix`` for models trained in blocks."""
+    logits_eos_inf: bool = False
+    """Never choose the tokenizer's end-of-sequence token, as LLaDA may for some tasks."""
+    confidence_eos_eot_inf: bool = False
+    """Decide the positions whose token ends the sequence or the turn last, as LLaDA may for some tasks."""
     seed: Seed = 0
     """Seed of what is drawn at random while decoding."""
 

@@ -182,7 +182,7 @@ class HarnessModel:
 
     def _complete(self, prompts: list[list[int]], options: DecodingOptions, first: int = 0) -> list[list[int]]:
         loaded = self._loaded
-        ids = {"mask_id": loaded.mask_id, "eos_id": loaded.eos_id, "pad_id": loaded.pad_id}
+        ids = {"mask_id": loaded.mask_id, "eos_id": loaded.eos_id, "pad_id": loaded.pad_id, "ends": loaded.ends}
         return generate(loaded.model, prompts, options, first=first, stats=self.stats, **ids)
 
     def _is_greedy(self, prompt: list[int], continuation: list[int]) -> bool:
