@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from stabledllm.config.decoding_fit import calls_of, fitting_block, fitting_steps
 from stabledllm.config.settings.data import DataSettings
+from stabledllm.config.settings.likelihood import LikelihoodSettings
 from stabledllm.config.settings.method import ObjectiveSettings
 from stabledllm.config.settings.model import ModelSettings
 from stabledllm.config.settings.values import MOST, PathText, Seed
@@ -130,6 +131,7 @@ class EvalSettings(ModelSettings):
     """Views of each row in the NLL."""
     objective: ObjectiveSettings = ObjectiveSettings()
     """Where it is not the bound, the mean loss under it is measured beside the NLL."""
+    likelihood: LikelihoodSettings = LikelihoodSettings()
     decoding: ShortDecodingSettings = ShortDecodingSettings()
     image_decoding: ImageDecodingSettings = ImageDecodingSettings()
     clip: PathText | None = None
