@@ -107,7 +107,7 @@ def test_rows_of_unequal_length_in_one_batch(cache):
     rows = [
         TokenRow([0, 1, 2, 2, 0, 1, 1, 2], 3),
         TokenRow([2, 1], 1),
-        TokenRow([1, 1, 0], 0),
+        TokenRow([2, 1, 1, 0], 1),
         TokenRow([0, 2, 1, 0], 2),
     ]
     stats = DecodingStats()
@@ -155,5 +155,5 @@ def test_rows_and_models_without_one_are_refused(tmp_path):
     shifted = tiny(block_size=2)
     shifted.config.shift_logits = True
     hot = DecodingOptions(length=2, steps=2, block=2, order="margin", temperature=1.0)
-    with pytest.raises(UserError, match="expected decoding.first_token=in_turn"):
+    with pytest.raises(UserError, match=r"expected decoding\.first_token=in_turn"):
         scored(shifted, hot, answers(1))

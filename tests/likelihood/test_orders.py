@@ -186,7 +186,7 @@ def test_batches_change_nothing_and_a_number_decides_the_noise():
 
 
 def test_refusals():
-    with pytest.raises(UserError, match="decoding.guidance: expected 0 for likelihoods of a model in blocks"):
+    with pytest.raises(UserError, match=r"decoding\.guidance: expected 0 for likelihoods of a model in blocks"):
         OrderScores.of(tiny(block_size=2), ROWS, [0, 1, 2], seed=0, guidance=1.0)
     with pytest.raises(UserError, match="expected a model of whole responses, found one in blocks"):
         OrderScores.of(tiny(block_size=2), ROWS, [0, 1, 2], seed=0).counts([0], 1)

@@ -13,7 +13,6 @@ from torch import Tensor
 from stabledllm.decoding.options import DecodingOptions
 from stabledllm.runtime.finite import require_finite
 
-
 _LAST = -1e30
 """Score of what is decided after everything else; finite, since what is not masked has -inf."""
 
