@@ -62,10 +62,7 @@ def duel(
     torch.Size([1])
     """
     check_duel(options)
-    if is_autoregressive(model):
-        raise UserError("likelihood 'duel': expected a masked diffusion model, found an autoregressive one.")
-    refuse_unsuited(model, options)
-    _refuse_drawn_after_argmax(model, options)
+    check_model(model, options)
     _refuse_rows(rows, mask_id)
     longest = max(row.response_length for row in rows)
     blocks, steps = -(-longest // options.block), options.steps // options.blocks
@@ -81,6 +78,24 @@ def duel(
     assert not len(state.live), "every token of every response is decided by the last step"
     require_finite(state.value, f"duel: log-likelihoods of {type(model).__name__}")
     return state.value.cpu()
+
+
+def check_model(model, options: DecodingOptions) -> None:
+    """Refuse a model that has no exact likelihood under a decoder that has one.
+
+    Raises:
+        UserError: an autoregressive model, one that the options do not fit, or one of which a block's first token is
+            never drawn at a temperature at which the others are.
+    """
+    if is_autoregressive(model):
+        raise UserError("likelihood 'duel': expected a masked diffusion model, found an autoregressive one.")
+    refuse_unsuited(model, options)
+    ahead = getattr(model.config, "block_size", None) and getattr(model.config, "shift_logits", False)
+    if ahead and options.first_token != "in_turn" and options.temperature > 0:
+        raise UserError(
+            f"likelihood 'duel': expected decoding.first_token=in_turn, or temperature 0, for a model whose decoding "
+            f"begins each block with its most probable token, found temperature {options.temperature:g}."
+        )
 
 
 class _Forced(State):
@@ -116,16 +131,6 @@ class _Forced(State):
 
 class _ForcedBlocks(_Forced, BlockState):
     """The same for a model that is trained in blocks."""
-
-
-def _refuse_drawn_after_argmax(model, options: DecodingOptions) -> None:
-    """Refuse the blocks whose first token is never drawn, at a temperature at which the others are."""
-    ahead = getattr(model.config, "block_size", None) and getattr(model.config, "shift_logits", False)
-    if ahead and options.first_token != "in_turn" and options.temperature > 0:
-        raise UserError(
-            f"likelihood 'duel': expected decoding.first_token=in_turn, or temperature 0, for a model whose decoding "
-            f"begins each block with its most probable token, found temperature {options.temperature:g}."
-        )
 
 
 def _refuse_rows(rows: Sequence[TokenRow], mask_id: int) -> None:

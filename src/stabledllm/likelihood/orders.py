@@ -70,13 +70,22 @@ class OrderScores:
         Raises:
             UserError: guidance with a model in blocks, too.
         """
+        cls.check(model, guidance)
         given = Responses.of(model, rows, numbers, seed=seed, step=step)
-        if guidance and given.blocks:
+        return cls(model, given, guidance, tokens_per_forward)
+
+    @staticmethod
+    def check(model, guidance: float) -> None:
+        """Refuse guidance with a model in blocks.
+
+        Raises:
+            UserError: both are given.
+        """
+        if guidance and getattr(model.config, "block_size", None):
             raise UserError(
                 f"decoding.guidance: expected 0 for likelihoods of a model in blocks other than 'duel', found "
                 f"{guidance:g}."
             )
-        return cls(model, given, guidance, tokens_per_forward)
 
     def orders(self, numbers: Sequence[int]) -> Tensor:
         """The log-probability of each block in each of K orders, nats, float64, shape (B, M, K), 0 where a row has
