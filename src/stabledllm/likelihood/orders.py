@@ -7,7 +7,7 @@ tokens at once takes fewer forwards (StepMerge of d2, arXiv:2509.21474).
 A model that is trained in blocks has an order in each block, and a forward shows one more token in all blocks at once;
 its log-likelihood is the sum over blocks, and so are its bounds.
 
-Legend: B responses, L positions, M blocks of a response (1 for whole responses), K orders, E rows of a forward.
+Legend: B responses, L positions, M blocks of a response (1 for whole responses), K orders, N forwards.
 """
 
 from __future__ import annotations
@@ -99,12 +99,11 @@ class OrderScores:
             numbers: the number of each order.
         """
         block, count = self._blocks()
-        found = []
-        for number in numbers:
-            logs = self._shown_in(self._ranks(number, block), block)
-            sums = logs.new_zeros(len(logs), count).scatter_add(1, block.clamp(min=0), logs)
-            found.append(sums)
-        return torch.stack(found, -1).cpu()
+        ranks = torch.stack([self._ranks(number, block) for number in numbers], 1)
+        logs = self._shown_in(ranks, block)
+        where = block.clamp(min=0)[:, None].expand_as(logs)
+        sums = logs.new_zeros(*logs.shape[:2], count).scatter_add(2, where, logs)
+        return sums.transpose(1, 2).cpu()
 
     def merged(self, numbers: Sequence[int], segments: int) -> Tensor:
         """The log-probability in each of K orders shown in ``segments`` steps, nats, float64, shape (B, K).
@@ -118,13 +117,12 @@ class OrderScores:
         size = torch.zeros(len(block), count, dtype=torch.long, device=block.device)
         size = size.scatter_add(1, block.clamp(min=0), (block >= 0).long()).gather(1, block.clamp(min=0))
         least, larger = size // segments, size % segments
-        found = []
+        before, steps = larger * (least + 1), []
         for number in numbers:
             rank = self._ranks(number, block)
-            before = larger * (least + 1)
-            step = torch.where(rank < before, rank // (least + 1), larger + (rank - before) // least.clamp(min=1))
-            found.append(self._shown_in(step, block).sum(1))
-        return torch.stack(found, -1).cpu()
+            rest = larger + (rank - before) // least.clamp(min=1)
+            steps.append(torch.where(rank < before, rank // (least + 1), rest))
+        return self._shown_in(torch.stack(steps, 1), block).sum(2).cpu()
 
     def counts(self, numbers: Sequence[int], strata: int) -> Tensor:
         """An estimate of the ELBO from each of D masks of an exact count, nats, float64, shape (B, D).
@@ -137,13 +135,14 @@ class OrderScores:
         """
         if self.given.blocks:
             raise UserError("elbo of counts: expected a model of whole responses, found one in blocks.")
-        size, found = self.given.size, []
-        for number in numbers:
-            ratio = (number % strata + self.given.uniform(number)) / strata
-            count = (ratio * size).ceil().long().clamp(min=1)
-            hidden = self.given.first(count, number)
-            found.append(self._scores(hidden, hidden, None).sum(1) * size / count)
-        return torch.stack(found, -1).cpu()
+        size = self.given.size
+        ratios = [(number % strata + self.given.uniform(number)) / strata for number in numbers]
+        counts = [(ratio * size).ceil().long().clamp(min=1) for ratio in ratios]
+        masks = [self.given.first(count, number) for count, number in zip(counts, numbers, strict=True)]
+        step = torch.stack(masks, 1).long()  # 0 for what is shown, 1 for what is hidden and scored
+        row, draw = torch.ones_like(step[..., 0]).nonzero().unbind(1)
+        logs = self._scores(step, row, draw, torch.ones_like(row)).sum(2)
+        return (logs * size[:, None] / torch.stack(counts, 1)).cpu()
 
     def _blocks(self) -> tuple[Tensor, int]:
         """The block of each response token, from 0, -1 elsewhere, int64, shape (B, L); and M."""
@@ -166,36 +165,35 @@ class OrderScores:
         return whole - first.gather(1, block.clamp(min=0))
 
     def _shown_in(self, step: Tensor, block: Tensor) -> Tensor:
-        """The log-probability of each response token from what earlier steps have shown, shape (B, L)."""
-        response = block >= 0
-        steps = torch.arange(int(step[response].max()) + 1, device=step.device)
-        hidden = response[:, None] & (step[:, None] >= steps[:, None])
-        scored = response[:, None] & (step[:, None] == steps[:, None])
-        row, view = scored.any(2).nonzero().unbind(1)
-        return self._scores(hidden[row, view], scored[row, view], row)
+        """The log-probability of each response token from what earlier steps of each order show, shape (B, K, L)."""
+        step = step.masked_fill((block < 0)[:, None], -1)
+        steps = step.amax(2).flatten() + 1  # those of a row's longest block
+        pair = torch.arange(len(steps), device=step.device).repeat_interleave(steps)
+        at = torch.arange(len(pair), device=step.device) - (steps.cumsum(0) - steps)[pair]
+        return self._scores(step, pair // step.shape[1], pair % step.shape[1], at)
 
     @torch.no_grad()
-    def _scores(self, hidden: Tensor, scored: Tensor, row: Tensor | None) -> Tensor:
-        """The log-probabilities of scored tokens in views, added up by position, float64, shape (B, L).
+    def _scores(self, step: Tensor, row: Tensor, order: Tensor, at: Tensor) -> Tensor:
+        """The log-probabilities of tokens at their steps, float64, shape (B, K, L), 0 where there is no forward.
 
         Args:
-            hidden, scored: of each view, bool, (views, L). row: of each view; None for one view of each row.
+            step: of each token in each order, shape (B, K, L); those of a later step are hidden, too.
+            row, order, at: of each forward, shape (N,): its response, its order and its step.
         """
-        tensors, length = self.given.tensors, self.given.tensors["attention_mask"].sum(1)
-        row = torch.arange(len(hidden), device=hidden.device) if row is None else row
-        copies = 2 if self.given.blocks or self.guidance else 1
-        out = torch.zeros(tensors["input_ids"].shape, dtype=torch.float64, device=hidden.device)
-        for chunk in filled_batches(copies * length[row], 1, self.tokens_per_forward):
-            taken = row[chunk]
+        tensors, copies = self.given.tensors, 2 if self.given.blocks or self.guidance else 1
+        length = copies * tensors["attention_mask"].sum(1)
+        out = torch.zeros(step.shape, dtype=torch.float64, device=step.device)
+        for chunk in filled_batches(length[row], 1, self.tokens_per_forward):
+            taken, own = row[chunk], order[chunk]
             used = tensors["attention_mask"][taken].any(0)
             ids, attention, maskable = (
                 tensors[name][taken][:, used] for name in ("input_ids", "attention_mask", "maskable")
             )
-            chosen = scored[chunk][:, used]
-            logs = self._forward(ids, attention, maskable, hidden[chunk][:, used], chosen)
-            each = torch.zeros(len(chunk), out.shape[1], dtype=torch.float64, device=out.device)
-            each[:, used] = torch.zeros_like(chosen, dtype=torch.float64).masked_scatter(chosen, logs.double())
-            out.index_add_(0, taken, each)
+            steps, now = step[taken, own][:, used], at[chunk][:, None]
+            scored = maskable & (steps == now)
+            logs = self._forward(ids, attention, maskable, maskable & (steps >= now), scored)
+            each, place = scored.nonzero().unbind(1)
+            out[taken[each], own[each], used.nonzero()[place, 0]] = logs.double()
         require_finite(out, f"log-probabilities of {type(self.model).__name__}")
         return out
 
