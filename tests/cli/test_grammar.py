@@ -38,6 +38,7 @@ SAMPLES = (
     "[7]",
     "{a: b}",
     "[ppots]",
+    "[duel]",
 )
 GIVEN = {"eval": ["--set"], "generate": ["--set"]}
 """Commands with options of their own that take ``KEY=VALUE``."""

@@ -44,22 +44,33 @@ def sureness(law: torch.Tensor, order: str) -> float:
     return float(top[0])
 
 
-def llada(model, prompt, *, length, steps, block, mask_id, order="confidence", guidance=0.0, uniforms=None):
-    """Low-confidence or random remasking in semi-autoregressive blocks. ``uniforms(step)``: (length,)."""
+def llada(
+    model, prompt, *, length, steps, block, mask_id, order="confidence", guidance=0.0, uniforms=None, never=(), last=()
+):
+    """Low-confidence or random remasking in semi-autoregressive blocks. ``uniforms(step)``: (length,).
+
+    ``never``: tokens whose logits are -inf; ``last``: those whose logits are so once tokens are chosen, as LLaDA's
+    ``logits_eos_inf`` and ``confidence_eos_eot_inf`` do at temperature 0.
+    """
     x = torch.tensor([*prompt, *[mask_id] * length])
     blocks, n = length // block, len(prompt)
     each, rest = divmod(block, steps // blocks)
     for step in range(steps):
         b, within = divmod(step, steps // blocks)
         logits = guided_logits(model, x, n, mask_id, guidance)
+        logits[:, list(never)] = -torch.inf
+        token = logits.argmax(-1)
+        logits[:, list(last)] = -torch.inf
         law = logits.softmax(-1)
         places = [i for i in range(n + b * block, n + (b + 1) * block) if x[i] == mask_id]
         if order == "random":
             first = {i: -float(uniforms(step)[i - n]) for i in places}
+        elif order == "confidence":
+            first = {i: float(law[i, token[i]]) for i in places}
         else:
             first = {i: sureness(law[i], order) for i in places}
         for i in sorted(places, key=lambda i: -first[i])[: each + (within < rest)]:
-            x[i] = law[i].argmax()
+            x[i] = token[i]
     return x[n:].tolist()
 
 

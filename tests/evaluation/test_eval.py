@@ -22,6 +22,7 @@ ROWS = 8
 EVAL = [
     "eval", "--data", "synthetic:easy", "--rows", str(ROWS), "--batch", "3", "--length", "24", "--steps", "24",
     "--block", "8", "--set", "temperature=0.8", "--set", "seed=5", "--pad-response-to", "8",
+    "--likelihood", "stepmerge", "--likelihood.orders", "1", "--likelihood.segments", "2",
 ]  # fmt: skip
 
 
@@ -38,7 +39,7 @@ def result(folder: Path) -> dict:
 
 def same(a: Path, b: Path) -> None:
     assert result(a) == result(b)
-    for name in ("completions.jsonl", "nll.jsonl"):
+    for name in ("completions.jsonl", "nll.jsonl", "stepmerge.jsonl"):
         assert (a / name).read_bytes() == (b / name).read_bytes()
 
 
@@ -127,6 +128,8 @@ def test_the_untuned_model_stands_beside_with_paired_differences(folder):
     assert found["value"] == pytest.approx((sum(right[0]) - sum(right[1])) / ROWS)
     metric = record["metrics"]["validation_nll"]["value"] - record["untuned"]["metrics"]["validation_nll"]["value"]
     assert record["difference"]["validation_nll"]["value"] == pytest.approx(metric)
+    assert record["metrics"]["stepmerge_nll"]["forwards"] == 2 * ROWS
+    assert record["difference"]["stepmerge_nll"]["n"] == ROWS
     reused = in_process(*EVAL, "--model", "adapter", "--batch", "1", "--beside", "alone", "--out", "whole", cwd=folder)
     assert "already evaluated" in reused.stdout, reused.stderr
     assert reused.stdout.count("model calls") == 0, "its evaluation is taken as it is"
@@ -140,6 +143,7 @@ def test_the_untuned_model_stands_beside_with_paired_differences(folder):
     [
         (["--length", "32", "--steps", "32"], "decoding.length=24, found decoding.length=32"),
         (["--set", "seed=6"], "decoding.seed=5, found decoding.seed=6"),
+        (["--likelihood.orders", "2"], "likelihood.orders=1, found likelihood.orders=2"),
         (["--rows", "7"], "rows=8, found rows=7"),
         (["--model", "tiny"], "model='adapter', found model='tiny'"),
         (["--data", "synthetic:hard"], "data.train='synthetic:easy', found data.train='synthetic:hard'"),

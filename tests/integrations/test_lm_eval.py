@@ -6,6 +6,7 @@ harness itself was run once on three small local tasks, on one process and on tw
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import itertools
 import json
@@ -21,6 +22,8 @@ from stabledllm.data.rows import TokenRow
 from stabledllm.decoding import DecodingOptions, generate
 from stabledllm.errors import UserError
 from stabledllm.forward.elbo import elbo
+from stabledllm.likelihood.duel import duel
+from stabledllm.likelihood.orders import OrderScores, log_mean, tangent
 from stabledllm.models.byte_tokenizer import ByteTokenizer
 from stabledllm.models.loading import load_model
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
@@ -314,3 +317,72 @@ def test_generation_arguments_without_a_meaning_here_are_refused(make, request_,
 def test_an_autoregressive_model_is_for_the_harness_s_own(make, tmp_path):
     with pytest.raises(UserError, match=r"found an autoregressive one, which lm_eval --model hf evaluates exactly"):
         make(pretrained=str(write_qwen2(tmp_path / "q")))
+
+
+def step_of(pair) -> int:
+    """The step that stands for two texts in their noise."""
+    return int.from_bytes(hashlib.sha256(json.dumps(list(pair)).encode()).digest()[:4], "big") >> 1
+
+
+PAIRS = [("ab", "xyz"), ("", "yz"), ("what?", "yes"), ("7+5=", "12;4")]
+
+
+def test_duel_is_exact_in_any_batch(make, folder):
+    lm, loaded = make(likelihood="duel", block=2, greedy=False), load_model(folder)
+    rows = [TokenRow([*c.encode(), *t.encode()], len(c)) for c, t in PAIRS]
+    options = DecodingOptions(length=4, steps=4, block=2)
+    exact = duel(loaded.model.eval(), rows, options, mask_id=256, pad_id=257).tolist()
+    requests = [Request(pair) for pair in PAIRS]
+    assert [value for value, _ in lm.loglikelihood(requests)] == pytest.approx(exact)
+    together = make(3, likelihood="duel", block=2, greedy=False)
+    assert [value for value, _ in together.loglikelihood(requests)] == pytest.approx(exact)
+    info = together.get_model_info()["likelihood"]
+    assert (info["kind"], info["is"], info["forwards"]) == ("duel", "exact for the decoder", 3 + 2 + 3 + 4)
+    assert info["mean_stderr"] == 0
+    assert together.loglikelihood_rolling([Request(("yz",)), Request(("",))]) == pytest.approx([exact[1], 0.0])
+
+
+@pytest.mark.parametrize("kind", ["multisample", "tube", "stepmerge"])
+def test_other_likelihoods_are_means_of_replicates(make, folder, kind):
+    model, pair = load_model(folder).model.eval(), ([*b"ab"], [*b"xyz"])
+    lm = make(likelihood=kind, draws=8, replicates=2, segments=2)
+    estimate = lm.estimate(*pair)
+    scores = OrderScores.of(model, [TokenRow([*pair[0], *pair[1]], 2)], [0], seed=0, step=step_of(pair))
+    if kind == "stepmerge":
+        each = scores.merged(range(8), 2)[0].view(2, 4).mean(1)
+    else:
+        value = log_mean if kind == "multisample" else tangent
+        each = torch.stack([value(scores.orders(range(start, start + 4)))[0] for start in (0, 4)])
+    assert estimate.value == pytest.approx(float(each.mean()), rel=1e-5)
+    assert estimate.stderr == pytest.approx(float((each[0] - each[1]).abs()) / 2, rel=1e-3, abs=1e-6)
+    assert lm.get_model_info()["likelihood"]["forwards"] == 8 * (2 if kind == "stepmerge" else 3)
+    assert lm.estimate(*pair).value == estimate.value
+    assert make(likelihood=kind, draws=8, replicates=2, likelihood_seed=1).estimate(*pair).value != estimate.value
+
+
+def test_guidance_is_that_of_log_likelihoods_too(make, folder):
+    pair = ([*b"ab"], [*b"xyz"])
+    plain, guided = make(draws=8), make(draws=160, replicates=4, guidance=1.0)
+    found = guided.estimate(*pair)
+    scores = OrderScores.of(
+        load_model(folder).model.eval(), [TokenRow([*pair[0], *pair[1]], 2)], [0], seed=7, guidance=1.0
+    )  # fmt: skip
+    other = scores.counts(range(160), 160)[0]
+    assert abs(found.value - float(other.mean())) < Z * (found.stderr + float(other.std()) / 160**0.5)
+    assert abs(found.value - plain.estimate(*pair).value) > 0.1
+    assert guided.get_model_info()["likelihood"]["forwards"] == 320
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"likelihood": "dual"}, "likelihood: unknown 'dual'.*'duel'"),
+        ({"likelihood": "duel", "order": "random"}, r"found decoding\.order=random"),
+        ({"likelihood": "tube", "draws": 12, "replicates": 4}, "expected an even number of orders for 'tube'"),
+        ({"likelihood": "multisample", "draws": 6, "replicates": 4}, "replicates"),
+        ({"likelihood": "stepmerge", "segments": 0}, "segments"),
+    ],
+)
+def test_likelihoods_that_there_are_not_are_a_sentence(make, arguments, words):
+    with pytest.raises(UserError, match=words):
+        make(**arguments)

@@ -132,6 +132,8 @@ def of_eval(settings: EvalSettings) -> Iterator[str]:
     rows = settings.data.validation_rows if settings.held_out else settings.rows
     forwards, views = (rows or settings.rows) * settings.draws, _counted(settings.draws, "view")
     yield _line("evaluate", f"NLL: at most {forwards:,} forward passes ({views} of a row)")
+    if asked := settings.likelihood.kinds:
+        yield _line("", f"likelihoods: {', '.join(asked)}, whose forwards depend on the rows' lengths")
     yield _line("", f"completions of {decoding.length} tokens in {decoding.calls} model calls for every "
                 f"{settings.generate_batch} rows")  # fmt: skip
     yield _line("write", f"{_folder(settings.out)}: eval.json, nll.jsonl, completions.jsonl")

@@ -143,7 +143,8 @@ GRAMMARS: dict[str, Grammar] = {
         borrows=_MEASURED,
     ),
     "eval": Grammar(
-        ("EvalSettings",), {"data.train": "synthetic"}, _OF_DECODING | {"batch": "generate_batch"},
+        ("EvalSettings",), {"data.train": "synthetic"},
+        _OF_DECODING | {"batch": "generate_batch", "likelihood": "likelihood.kinds"},
         (*_LOADING, "data", "decoding", "image_decoding", "clip", "generate_batch"),
     ),
     "generate": Grammar(

@@ -18,6 +18,7 @@ from stabledllm.noise.streams import Key, Stream
 
 _DIFFUSION_ONLY = (
     "order", "schedule", "guidance", "threshold", "entropy_bound", "sub_block", "first_token", "cache",
+    "logits_eos_inf", "confidence_eos_eot_inf",
 )  # fmt: skip
 
 

@@ -64,7 +64,7 @@ class BlockState(State):
             return False
         logits = self._logits(start, block, self._clean(block))
         greedy = replace(self.options, temperature=0.0, top_p=1.0)
-        self.ids[start] = choose(logits, greedy, torch.empty(0, device=logits.device))[0]
+        self.reveal(start, choose(logits, greedy, torch.empty(0, device=logits.device))[0], logits)
         return True
 
     def _clean(self, block: int) -> Tensor | None:

@@ -5,20 +5,28 @@ Legend: S masked positions, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from stabledllm.decoding.options import DecodingOptions
 from stabledllm.runtime.finite import require_finite
 
+_LAST = -1e30
+"""Score of what is decided after everything else; finite, since what is not masked has -inf."""
 
-def choose(logits: Tensor, options: DecodingOptions, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+
+def choose(
+    logits: Tensor, options: DecodingOptions, uniforms: Tensor, last: Sequence[int] = ()
+) -> tuple[Tensor, Tensor]:
     """Tokens (S,) and scores (S,); the higher the score, the earlier a token is decided (not in order ``random``).
 
     Dream scores probabilities after temperature and top_p, LLaDA those before (``schedule`` tells them apart).
 
     Args:
         logits: shape (S, V), -inf for tokens never chosen. uniforms: shape (S,), used where tokens are drawn.
+        last: tokens that are decided after all others; the others are scored as if there were none of these.
 
     Raises:
         NotFinite: logits that give no probabilities.
@@ -29,7 +37,12 @@ def choose(logits: Tensor, options: DecodingOptions, uniforms: Tensor) -> tuple[
     law = drawn.softmax(-1)
     token = draw(law, uniforms) if options.temperature > 0 else law.argmax(-1)
     require_finite(law, "decoding: probabilities of tokens")
-    plain = law if options.schedule != "even" or drawn is logits else logits.softmax(-1)
+    scored = drawn if options.schedule != "even" else logits
+    if last:
+        ends = torch.tensor(list(last), device=logits.device)
+        others = scored.index_fill(1, ends, -torch.inf).softmax(-1)
+        return token, _score(others, token, options.order).masked_fill(torch.isin(token, ends), _LAST)
+    plain = law if scored is drawn else scored.softmax(-1)
     return token, _score(plain, token, options.order)
 
 

@@ -67,6 +67,7 @@ def generate(
     pad_id: int,
     first: int = 0,
     stats: DecodingStats | None = None,
+    ends: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Completions, each cut before its end token; the same for any batch composition.
 
@@ -82,6 +83,7 @@ def generate(
     Args:
         first: place of the first prompt among all that are decoded, for the random draws.
         stats: the counts and the time of this call are added here.
+        ends: the tokens that end a sequence, then a turn, for the options that name them; without it ``eos_id``.
 
     Returns:
         One list of token ids per prompt, at most ``options.length`` long.
@@ -98,7 +100,7 @@ def generate(
     refuse_unsuited(model, options)
     _refuse_masked(prompts, mask_id, first)
     kind = BlockState if getattr(model.config, "block_size", None) else State
-    state = kind(model, prompts, options, mask_id, pad_id, first, stats)
+    state = kind(model, prompts, options, mask_id, pad_id, first, stats, (eos_id,) if ends is None else ends)
     steps = options.steps // options.blocks
     for block in range(state.blocks):
         if state.begin(block):

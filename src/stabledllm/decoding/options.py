@@ -75,6 +75,12 @@ class DecodingOptions:
     """Keys and values cached within a block: ``prefix``, of all before it; ``dual``, of all around it (Fast-dLLM,
     arXiv:2505.22618). They are computed again at each block's start. Approximate, except for models trained in blocks,
     where no token attends to a later block and ``prefix`` is exact."""
+    logits_eos_inf: bool = False
+    """Never choose the tokenizer's end-of-sequence token (LLaDA, arXiv:2502.09992, appendix B.4); a token of its own
+    that ends the turn stays possible."""
+    confidence_eos_eot_inf: bool = False
+    """Decide the positions whose token ends the sequence or the turn after all others of their block (LLaDA, appendix
+    B.4); the others are scored as if there were no such tokens."""
     seed: int = 0
     """Seed of the random tokens and orders; a row's draws depend on its place among the prompts, not on batches."""
 
@@ -99,6 +105,11 @@ class DecodingOptions:
             raise UserError(
                 f"decoding.entropy_bound: expected nats above 0 with order 'entropy', found {self.entropy_bound:g} "
                 f"with order '{self.order}'."
+            )
+        if self.confidence_eos_eot_inf and self.order in ("random", "sequential"):
+            raise UserError(
+                f"decoding.confidence_eos_eot_inf: expected an order by how sure the model is, such as 'confidence', "
+                f"found order '{self.order}', which asks for no such thing."
             )
 
     @property

@@ -5,6 +5,8 @@ Legend: B rows, L positions, Q positions that are computed, S masked positions o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,9 +20,14 @@ from stabledllm.noise.streams import Key, Stream
 class State:
     """The rows that are still being decoded, and all rows as far as they are decided (``done``)."""
 
-    def __init__(self, model, prompts, options: DecodingOptions, mask_id: int, pad_id: int, first: int, stats):
+    def __init__(
+        self, model, prompts, options: DecodingOptions, mask_id: int, pad_id: int, first: int, stats,
+        ends: Sequence[int],
+    ):  # fmt: skip
         device = next(model.parameters()).device
         self.model, self.options, self.mask_id, self.stats = model, options, mask_id, stats
+        self.banned = [mask_id, *(ends[:1] if options.logits_eos_inf else ())]
+        self.last = list(ends) if options.confidence_eos_eot_inf else []
         self.shift = int(getattr(model.config, "shift_logits", False))
         self.cache = None if options.cache == "none" else KeyValueCache()
         self.cached_block = -1
@@ -60,7 +67,8 @@ class State:
         drawn = torch.empty(0, device=self.ids.device)
         if options.temperature > 0:
             drawn = key.token_uniforms(Stream.DECODING, self.number, self.place.clamp(min=0))[masked]
-        token, sure = choose(self._logits(masked, block, self._computed(block)), options, drawn)
+        logits = self._logits(masked, block, self._computed(block))
+        token, sure = choose(logits, options, drawn, self.last)
         # The smallest uniforms are decided first, in random order as by schedule origin.
         first = {"random": order, "sequential": self.place}.get(options.order)
         score[masked] = sure.double() if first is None else -first[masked].double()
@@ -71,10 +79,15 @@ class State:
             number = torch.maximum(number, ((-ordered).cumsum(1) < options.entropy_bound).sum(1))
         rank = torch.empty_like(best).scatter_(1, best, torch.arange(best.shape[1], device=best.device).expand_as(best))
         decided = masked & (rank < number[:, None])
-        self.ids[decided] = token[decided[masked]]
+        chosen = decided[masked]
+        self.reveal(decided, token[chosen], logits[chosen])
+
+    def reveal(self, where: Tensor, token: Tensor, logits: Tensor) -> None:
+        """Write tokens, shape (N,), at N positions, bool, (B, L), of which these were the logits, shape (N, V)."""
+        self.ids[where] = token
 
     def _logits(self, masked: Tensor, block: int, computed: Tensor | None) -> Tensor:
-        """Guided logits at the masked positions, the mask token's at -inf, shape (S, V).
+        """Guided logits at the masked positions, those of tokens that are never chosen at -inf, shape (S, V).
 
         Args:
             computed: with a cache the positions that go through the model, (B, Q), equally many in every row.
@@ -104,7 +117,7 @@ class State:
         if self.options.guidance > 0:
             conditional, unconditional = logits.chunk(2)
             logits = unconditional + (1 + self.options.guidance) * (conditional - unconditional)
-        logits[:, self.mask_id] = -torch.inf
+        logits[:, self.banned] = -torch.inf
         return logits
 
     @property

@@ -41,6 +41,7 @@ def complete(
                 mask_id=loaded.mask_id,
                 eos_id=loaded.eos_id,
                 pad_id=loaded.pad_id,
+                ends=loaded.ends,
                 first=first + start,
                 stats=stats,
             )

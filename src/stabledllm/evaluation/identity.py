@@ -19,7 +19,12 @@ _DECIDING = (
     "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt",
     "*.model", "*.jinja", "chat_template.json", "stabledllm_tokenizer.json",
 )  # fmt: skip
-_LEFT_OUT = {"mask_token_id": None, "objective": "elbo"}
+_LEFT_OUT = {"mask_token_id": None, "objective": "elbo", "likelihood": None}
+_LEFT_OUT |= {
+    f"{group}.{name}": False
+    for group in ("decoding", "rollout")
+    for name in ("logits_eos_inf", "confidence_eos_eot_inf")
+}
 """Keys that an identity leaves out at these values, as evaluations older than they do."""
 _WHOLE, _PIECE, _PIECES = 32 << 20, 1 << 16, 256
 

@@ -77,6 +77,7 @@ class Rollouts:
             ids = generate(
                 model, [prompts[item // self.group].ids for item in run], self.options, mask_id=self.loaded.mask_id,
                 eos_id=self.loaded.eos_id, pad_id=self.loaded.pad_id, first=first + run.start, stats=own,
+                ends=self.loaded.ends,
             )  # fmt: skip
             return [{"ids": each} for each in ids]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from stabledllm.build import build_decoding, build_objective, loading_options, take_block
+from stabledllm.config.likelihoods import MEANING
 from stabledllm.config.run_folder import model_in
 from stabledllm.config.settings import EvalSettings
 from stabledllm.data.data_key import WITHOUT_EFFECT
@@ -23,6 +24,7 @@ from stabledllm.evaluation.generated import COMPLETIONS, can_be_scored, decoded_
 from stabledllm.evaluation.identity import fingerprint, refuse_other
 from stabledllm.evaluation.images import LINES
 from stabledllm.evaluation.journal import Journal
+from stabledllm.evaluation.likelihoods import measure_likelihoods, refuse_unmeasurable
 from stabledllm.evaluation.progress import shared_bar
 from stabledllm.evaluation.ranks import Ranks, whole_models
 from stabledllm.evaluation.rows import EvaluatedRows, evaluated_rows
@@ -113,14 +115,17 @@ def measure(settings: EvalSettings, identity: dict, rows: EvaluatedRows, ranks: 
     take_block(loaded, settings.decoding.block, given="block" in settings.decoding.model_fields_set)
     if rows.scored and not of_images(rows.scored):
         refuse_unsuited(loaded.model, build_decoding(settings.decoding))
+    refuse_unmeasurable(loaded, settings)
     loaded.model.to(ranks.device).eval()
     metrics: dict = {}
     others: dict[str, str] = {}
     scored = rows.scored
     if rows.encode is not None:
-        nlls, more = _measure_nll(loaded, settings, rows.encode(loaded.tokenizer), identity, ranks, say)
-        metrics |= nlls
-        others |= more
+        encoded = rows.encode(loaded.tokenizer)
+        for measured in (_measure_nll, measure_likelihoods):
+            nlls, more = measured(loaded, encoded, settings, identity, ranks, say)
+            metrics |= nlls
+            others |= more
     if can_be_scored(scored):
         for note in without_effect(settings.decoding, loaded):
             say(note)
@@ -176,6 +181,8 @@ def _shared_identity(settings: EvalSettings, rows: EvaluatedRows) -> dict:
         shared["held_out"] = True
     if not build_objective(settings.objective).is_bound:
         shared["objective"] = settings.objective.keys
+    if settings.likelihood.kinds:
+        shared["likelihood"] = settings.likelihood.model_dump()
     if of_images(rows.scored):
         return shared | decoded_by(settings, rows.scored)
     return shared | {"decoding": settings.decoding.model_dump(), "examples": rows.examples}
@@ -214,7 +221,7 @@ def _beside(settings: EvalSettings, rows: EvaluatedRows, say: Say) -> tuple[Path
 
 
 def _measure_nll(
-    loaded: LoadedModel, settings: EvalSettings, encoded: Encoded, identity: dict, ranks: Ranks, say: Say
+    loaded: LoadedModel, encoded: Encoded, settings: EvalSettings, identity: dict, ranks: Ranks, say: Say
 ) -> tuple[dict, dict[str, str]]:
     """The NLL, the own loss of an objective that is not the bound, and the packages that began the work."""
     say(encoded.summary(settings.data.max_len))
@@ -256,6 +263,7 @@ def _differences(ours: Path, theirs: Path) -> dict:
     kinds = (
         ("validation_nll", NLLS, "nll", "nats/token"),
         ("validation_objective", OBJECTIVE, "nll", "nats/token"),
+        *((f"{kind}_nll", f"{kind}.jsonl", "nll", "nats/token") for kind in MEANING),
         ("accuracy", COMPLETIONS, "correct", "share"),
         ("credit", COMPLETIONS, "credit", "share"),
         ("accuracy", LINES, "correct", "share"),

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from stabledllm.config.checking import read_settings
 from stabledllm.config.decoding_fit import refuse_unfit
 from stabledllm.config.from_run import naming_run, with_run
+from stabledllm.config.likelihoods import check_likelihoods
 from stabledllm.config.recipe import apply_overrides, merge
 from stabledllm.config.reward_names import check_rewards, refuse_files_of_recipes
 from stabledllm.config.settings import (
@@ -210,6 +211,8 @@ def _of_eval(settings: EvalSettings) -> Checks:
     yield "out", partial(check_out, settings.out)
     yield WEIGHED, partial(check_objective, settings.objective)
     yield f"{DECODED} model", partial(_check_decoding, settings)
+    asked = settings.likelihood
+    yield "likelihood decoding", partial(check_likelihoods, asked.kinds, asked.orders, settings.decoding)
     if settings.clip:
         yield "clip", partial(check_clip, settings.clip)
 

@@ -18,7 +18,7 @@ class ByteTokenizer:
 
     vocab_size = 264
     mask_token_id = MASK
-    eos_token_id = EOS
+    eos_token_id = sequence_end_id = EOS
     pad_token_id = EOS
     image_tokens = None
     padding_id = None

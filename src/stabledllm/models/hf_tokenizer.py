@@ -107,6 +107,12 @@ class HFTokenizer:
         return self._tokenizer.chat_template
 
     @property
+    def sequence_end_id(self) -> int:
+        """The end-of-sequence token that the files name; the one that ends a response where they name none."""
+        own = self._tokenizer.eos_token_id
+        return self.eos_token_id if own is None else own
+
+    @property
     def padding_id(self) -> int | None:
         """The token that only pads rows; None where the padding token ends texts as well."""
         ends = {self.eos_token_id, self._tokenizer.eos_token_id, self._tokenizer.sep_token_id}

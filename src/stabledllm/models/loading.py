@@ -58,6 +58,11 @@ class LoadedModel:
     def eos_id(self) -> int:
         return self.tokenizer.eos_token_id
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokenizer's end-of-sequence token, then the token that ends a response where that is another one."""
+        return tuple(dict.fromkeys((self.tokenizer.sequence_end_id, self.eos_id)))
+
     def save(self, folder: str | Path) -> None:
         """Write weights, config and tokenizer in the layout they came in; :func:`load_model` reads the folder."""
         with busy(f"writing the model to {folder}"), whole_folder(Path(folder)) as new:

@@ -10,6 +10,7 @@ from stabledllm.config.settings.evaluation import (
     ImageDecodingSettings,
     ShortDecodingSettings,
 )
+from stabledllm.config.settings.likelihood import LikelihoodSettings
 from stabledllm.config.settings.method import AdaptiveSettings, MethodSettings, ObjectiveSettings, PPOTSSettings
 from stabledllm.config.settings.model import LoRASettings, ModelSettings, RouterSettings
 from stabledllm.config.settings.policy import GRPOSettings, RolloutSettings
@@ -31,6 +32,7 @@ __all__ = [
     "GradientSettings",
     "ImageDecodingSettings",
     "ImageSettings",
+    "LikelihoodSettings",
     "LoRASettings",
     "MergeSettings",
     "MethodSettings",

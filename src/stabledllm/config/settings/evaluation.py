@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from stabledllm.config.decoding_fit import calls_of, fitting_block, fitting_steps
 from stabledllm.config.settings.data import DataSettings
+from stabledllm.config.settings.likelihood import LikelihoodSettings
 from stabledllm.config.settings.method import ObjectiveSettings
 from stabledllm.config.settings.model import ModelSettings
 from stabledllm.config.settings.values import MOST, PathText, Seed
@@ -52,6 +53,10 @@ class DecodingSettings(Strict):
     cache: Literal["none", "prefix", "dual"] = "none"
     """Keep keys and values while a block is decoded: ``prefix``: of all before it; ``dual``: of all around it.
     Approximate, except ``prefix`` for models trained in blocks."""
+    logits_eos_inf: bool = False
+    """Never choose the tokenizer's end-of-sequence token, as LLaDA may for some tasks."""
+    confidence_eos_eot_inf: bool = False
+    """Decide the positions whose token ends the sequence or the turn last, as LLaDA may for some tasks."""
     seed: Seed = 0
     """Seed of what is drawn at random while decoding."""
 
@@ -126,6 +131,7 @@ class EvalSettings(ModelSettings):
     """Views of each row in the NLL."""
     objective: ObjectiveSettings = ObjectiveSettings()
     """Where it is not the bound, the mean loss under it is measured beside the NLL."""
+    likelihood: LikelihoodSettings = LikelihoodSettings()
     decoding: ShortDecodingSettings = ShortDecodingSettings()
     image_decoding: ImageDecodingSettings = ImageDecodingSettings()
     clip: PathText | None = None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -16,29 +14,27 @@ from tqdm import tqdm
 from stabledllm.build import loading_options
 from stabledllm.config.recipe import check
 from stabledllm.config.settings import DecodingSettings, ModelSettings
-from stabledllm.data.rows import TokenRow
 from stabledllm.decoding import DecodingOptions, DecodingStats, generate
 from stabledllm.errors import UserError
 from stabledllm.evaluation.ranks import Ranks, whole_models
-from stabledllm.forward.elbo import elbo
 from stabledllm.integrations.lm_eval.contexts import encode_context, encode_pair, write_chat
+from stabledllm.integrations.lm_eval.likelihood import METHOD, Likelihoods, Pair
 from stabledllm.integrations.lm_eval.options import cut, decoding, same_arguments, with_run_decoding
 from stabledllm.models.loading import load_model
 from stabledllm.runtime.files import write_jsonl
 from stabledllm.stats.estimate import Estimate
 
 _LOG = logging.getLogger(__name__)
-METHOD = "strats+fixedcount"
-"""Exactly counted masks at stratified ratios: the bound without the noise of either."""
+__all__ = ["METHOD", "HarnessModel"]
 
 
 class HarnessModel:
     """The model of ``--model stabledllm --model_args pretrained=MODEL,...``.
 
-    Log-likelihoods are estimates of a lower bound, the only one that a masked diffusion model has: from ``draws``
-    masked copies of the continuation, exactly counted masks at stratified ratios, with standard errors from
-    ``replicates`` independent groups. The noise is a function of ``likelihood_seed`` and the two texts alone: order,
-    batches, devices and ``--limit`` change no number.
+    Log-likelihoods are estimates of a lower bound, unless ``likelihood`` asks for another: from ``draws`` masked copies
+    of the continuation, exactly counted masks at stratified ratios, with standard errors from ``replicates``
+    independent groups. The noise is a function of ``likelihood_seed`` and the two texts alone: order, batches, devices
+    and ``--limit`` change no number.
 
     Args:
         pretrained: ``tiny``, a folder (of a model, an adapter, or a run, whose way of loading and decoding come with
@@ -46,7 +42,9 @@ class HarnessModel:
             trust_remote_code, allow_pickle: as for ``stabledllm eval``.
         length: number of new tokens; None for what the task asks for (256 where it does not).
         tokens_per_step: tokens decided by a model call; a run's, else 1, which is the most exact.
-        draws: forward passes for a log-likelihood. replicates: groups of them, for the standard error.
+        likelihood: ``elbo``, ``duel``, ``multisample``, ``tube`` or ``stepmerge``, see ``docs/likelihood.md``.
+        draws: masks (``elbo``) or random orders of a log-likelihood. replicates: groups of them, for the error.
+        segments: parallel steps of ``stepmerge``.
         greedy: find out whether greedy decoding gives the continuation, at one further model call for each of its
             tokens; false: report that it does not.
         likelihood_out: a file for each log-likelihood with its standard error, JSON lines.
@@ -71,8 +69,10 @@ class HarnessModel:
         allow_pickle: bool = False,
         length: int | None = None,
         tokens_per_step: int | None = None,
+        likelihood: str = "elbo",
         draws: int = 32,
         replicates: int = 4,
+        segments: int = 8,
         likelihood_seed: int = 0,
         greedy: bool = True,
         likelihood_out: str | None = None,
@@ -84,11 +84,6 @@ class HarnessModel:
         super().__init__()
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise UserError(f"lm_eval: expected a batch_size in prompts, found '{batch_size}'.")
-        if draws < 2 * replicates or replicates < 2 or draws % replicates:
-            raise UserError(
-                f"lm_eval: expected draws that fall into 2 replicates or more of 2 or more each, found {draws} into "
-                f"{replicates}."
-            )
         for name in ("length", "steps"):
             if name in decoding_settings:
                 raise UserError(f"lm_eval: expected tokens_per_step instead of '{name}', found it.")
@@ -100,9 +95,10 @@ class HarnessModel:
             {"model": pretrained} | given, decoding_settings, tokens_per_step
         )
         settings = check(given, ModelSettings, "lm_eval model_args")
-        decoding(self._decoding, self._tokens_per_step, length, {})  # refused now rather than at the first request
-        self._batch, self._draws, self._replicates = int(batch_size), draws, replicates
-        self._seed, self._greedy, self._likelihood_out = likelihood_seed, greedy, likelihood_out
+        # Refused now rather than at the first request.
+        options, _, _ = decoding(self._decoding, self._tokens_per_step, length, {})
+        self._likelihood = Likelihoods(likelihood, draws, replicates, likelihood_seed, segments, options)
+        self._batch, self._greedy, self._likelihood_out = int(batch_size), greedy, likelihood_out
         with whole_models():
             self._ranks = Ranks.launched(cpu=device == "cpu")
             self._device = _device(device, self._ranks)
@@ -114,6 +110,7 @@ class HarnessModel:
                 f"model '{pretrained}': expected a masked diffusion model, found an autoregressive one, which "
                 f"lm_eval --model hf evaluates exactly."
             )
+        self._likelihood.refuse_unsuited(self._loaded)
         self._loaded.model.to(self._device).eval()
         self.stats = DecodingStats()
         self._rows: list[dict] = []
@@ -140,49 +137,49 @@ class HarnessModel:
 
     def loglikelihood(self, requests: Sequence, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """``(log-likelihood, whether it is the greedy completion)`` of each request's continuation."""
+        pairs = [encode_pair(self._loaded.tokenizer, *request.args) for request in requests]
         out = []
-        for request in tqdm(requests, desc="loglikelihood", disable=disable_tqdm or self.rank > 0):
-            prompt, continuation = encode_pair(self._loaded.tokenizer, *request.args)
-            estimate = self.estimate(prompt, continuation)
-            greedy = self._greedy and self._is_greedy(prompt, continuation)
+        for i, estimate in enumerate(self._estimates(pairs, "loglikelihood", disable_tqdm)):
+            greedy = self._greedy and self._is_greedy(*pairs[i])
             out.append((estimate.value, greedy))
-            self._keep(request, estimate, greedy=greedy, tokens=len(continuation))
-            self.cache_hook.add_partial("loglikelihood", request.args, out[-1])
+            self._keep(requests[i], estimate, greedy=greedy, tokens=len(pairs[i][1]))
+            self.cache_hook.add_partial("loglikelihood", requests[i].args, out[-1])
         self._report(len(out))
         return out
 
     def loglikelihood_rolling(self, requests: Sequence, disable_tqdm: bool = False) -> list[float]:
-        """The bound of each whole text, all of its tokens at once: no window, and nothing left out.
+        """The log-likelihood of each whole text, all of its tokens at once: no window, and nothing left out.
 
-        Perplexities from it are upper bounds, not comparable with an autoregressive model's exact ones.
+        Perplexities from the bound are upper bounds, not comparable with an autoregressive model's exact ones.
         """
+        pairs = [([], self._loaded.tokenizer.encode(request.args[0])) for request in requests]
         out = []
-        for request in tqdm(requests, desc="loglikelihood_rolling", disable=disable_tqdm or self.rank > 0):
-            ids = self._loaded.tokenizer.encode(request.args[0])
-            estimate = self.estimate([], ids) if ids else Estimate(value=0.0, stderr=0.0, n=1)
+        for i, estimate in enumerate(self._estimates(pairs, "loglikelihood_rolling", disable_tqdm)):
             out.append(estimate.value)
-            self._keep(request, estimate, tokens=len(ids))
-            self.cache_hook.add_partial("loglikelihood_rolling", request.args, out[-1])
+            self._keep(requests[i], estimate, tokens=len(pairs[i][1]))
+            self.cache_hook.add_partial("loglikelihood_rolling", requests[i].args, out[-1])
         self._report(len(out))
         return out
 
     def estimate(self, prompt: list[int], continuation: list[int]) -> Estimate:
-        """The bound of log p(continuation | prompt) in nats, with the standard error of its noise."""
-        text = json.dumps([prompt, continuation]).encode()
-        step = int.from_bytes(hashlib.sha256(text).digest()[:4], "big") >> 1
-        row = TokenRow([*prompt, *continuation], len(prompt))
-        with torch.no_grad():
-            bound = elbo(
-                self._loaded.model, [row], METHOD, self._draws, seed=self._seed, step=step, eps=0.0,
-                replicates=self._replicates, mask_id=self._loaded.mask_id, pad_id=self._loaded.pad_id,
-            )  # fmt: skip
-        return Estimate(value=float(bound.value), stderr=float(bound.stderr), n=self._replicates, unit="nats")
+        """The estimate of log p(continuation | prompt) in nats, with the standard error of its noise."""
+        return self._likelihood.of(self._loaded, [(prompt, continuation)])[0]
 
     # Answers to the requests
 
+    def _estimates(self, pairs: Sequence[Pair], what: str, disable_tqdm: bool) -> Iterator[Estimate]:
+        """The estimate of each pair, a batch at a time; a text without tokens has the log-likelihood 0."""
+        with tqdm(total=len(pairs), desc=what, disable=disable_tqdm or self.rank > 0) as bar:
+            for start in range(0, len(pairs), self._batch):
+                some = pairs[start : start + self._batch]
+                found = iter(self._likelihood.of(self._loaded, [pair for pair in some if pair[1]]))
+                for pair in some:
+                    yield next(found) if pair[1] else Estimate(value=0.0, stderr=0.0, n=1)
+                    bar.update()
+
     def _complete(self, prompts: list[list[int]], options: DecodingOptions, first: int = 0) -> list[list[int]]:
         loaded = self._loaded
-        ids = {"mask_id": loaded.mask_id, "eos_id": loaded.eos_id, "pad_id": loaded.pad_id}
+        ids = {"mask_id": loaded.mask_id, "eos_id": loaded.eos_id, "pad_id": loaded.pad_id, "ends": loaded.ends}
         return generate(loaded.model, prompts, options, first=first, stats=self.stats, **ids)
 
     def _is_greedy(self, prompt: list[int], continuation: list[int]) -> bool:
@@ -198,10 +195,7 @@ class HarnessModel:
     def _report(self, asked: int) -> None:
         """Print the mean standard error of the last ``asked`` estimates; write all so far if the user asked for it."""
         if asked:
-            self._say(
-                f"{asked} log-likelihoods from {self._draws} draws each, standard error "
-                f"{fmean(row['stderr'] for row in self._rows[-asked:]):.3g} nats on average"
-            )
+            self._say(self._likelihood.told(fmean(row["stderr"] for row in self._rows[-asked:]), asked))
         if self._likelihood_out:
             path = Path(self._likelihood_out).expanduser()
             own = path if self._ranks.count == 1 else path.with_stem(f"{path.stem}-{self.rank}")
@@ -236,13 +230,8 @@ class HarnessModel:
             "pretrained": self._loaded.name,
             "decoding": DecodingSettings.model_validate(self._decoding).model_dump(exclude={"length", "steps"})
             | {"length": self._length, "tokens_per_step": self._tokens_per_step},
-            "likelihood": {
-                "method": METHOD,
-                "draws": self._draws,
-                "replicates": self._replicates,
-                "seed": self._seed,
-                "mean_stderr": fmean(row["stderr"] for row in self._rows) if self._rows else None,
-            },
+            "likelihood": self._likelihood.info
+            | {"mean_stderr": fmean(row["stderr"] for row in self._rows) if self._rows else None},
         }
 
     @property
