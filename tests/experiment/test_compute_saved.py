@@ -200,7 +200,11 @@ def test_runs_that_diverged_or_are_missing_take_their_seed_out():
     runs, reference = study()
     reference[0] = run(reference[0]["method"], 0, None, status="diverged")
     runs = [r for r in runs if (r["method"], r["seed"]) != ("ppots", 3)]
-    by_name = {m["method"]: m["n"] for m in compute_saved(runs, reference)["metrics"][0]["methods"]}
+    (entry,) = compute_saved(runs, reference)["metrics"]
+    by_name = {method["method"]: method["n"] for method in entry["methods"]}
+    assert [point["n"] for point in entry["curve"]] == [3] * 5, "a budget's mean is of the seeds of all"
+    kept = [r["metrics"]["validation_nll"]["value"] for r in runs if r["method"] == "mirror" and r["seed"]]
+    assert entry["methods"][2]["mean"] == pytest.approx(np.mean(kept))
     assert by_name == {"lowdisc+fixedcount": 3, "ppots": 2, "mirror": 3}
     assert compute_saved(runs, []) == {"metrics": [], "sentences": []}, "no other budget has finished yet"
     assert compute_saved([], reference)["metrics"][0]["methods"] == []

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 
 import numpy as np
@@ -164,7 +164,7 @@ def _accepted_between(means: np.ndarray, squares: np.ndarray) -> list[float]:
 
 
 def standard_curve(runs: Sequence[dict], reference: Sequence[dict], metric: str) -> list[Budget]:
-    """Standard's budgets with a run that has the metric, the shortest first.
+    """Standard's budgets with a run that has the metric, the shortest first; of the seeds of all, if any.
 
     Args:
         runs: the methods' runs, Standard's among them. reference: Standard's at other budgets.
@@ -176,6 +176,8 @@ def standard_curve(runs: Sequence[dict], reference: Sequence[dict], metric: str)
         if values:
             spent = mean(r["forward_passes"] for r in every if r["method"] == name and r["seed"] in values)
             budgets.append(Budget(multiple_of(name) or 1.0, spent, values))
+    if common := _common(budgets):
+        budgets = [replace(budget, values={seed: budget.values[seed] for seed in common}) for budget in budgets]
     return sorted(budgets, key=lambda budget: budget.forwards)
 
 
@@ -294,5 +296,6 @@ def _of_method(runs: Sequence[dict], curve: Sequence[Budget], method: str, metri
         return None
     share, pace = reading.as_dict(), seconds_ratio(runs, method)
     probe = max(run.get("probe_forward_passes") or 0 for run in mine)
-    own = {"method": method, "mean": mean(values.values()), "forward_passes": forwards, "probe_forward_passes": probe}
+    ended = mean(value for seed, value in values.items() if seed in curve[0].values)
+    own = {"method": method, "mean": ended, "forward_passes": forwards, "probe_forward_passes": probe}
     return own | share | {"seconds_per_forward": pace, "wall_time": wall_time(share, pace)}
