@@ -2,6 +2,7 @@
 
 python studies/equal_compute/page.py            everything
 python studies/equal_compute/page.py --noise    only the noise, beside the runs that results.json already holds
+python studies/equal_compute/page.py --compute  only the compute saved, from the runs of Standard at other budgets
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from pathlib import Path
 from analysis import rank_correlation, table_rows, versus
 from pictures import MEASURES, differences, predictors
 
+from stabledllm.experiment.compute_saved import compute_saved
+from stabledllm.experiment.reference import multiple_of
 from stabledllm.experiment.summary import summarise
-from stabledllm.reports import style
+from stabledllm.reports import figures, style
+from stabledllm.reports.saved import saved_metrics, saved_sentences, saved_table
 from stabledllm.reports.tables import Table
 from stabledllm.runtime.files import read_json, write_json
 
@@ -34,9 +38,13 @@ KEPT = ("method", "seed", "metrics", "forward_passes", "probe_forward_passes", "
 
 
 def runs_of(name: str) -> list[dict]:
-    """Every finished run of an experiment and of the folders that add methods to it."""
+    """Every finished run of an experiment and of the folders that add methods to it.
+
+    Standard's runs at other budgets have the names of their folders, such as ``standard@2x``.
+    """
     folders = [OUT / name, *sorted(OUT.glob(f"{name}.*"))]
-    found = [read_json(path) for folder in folders for path in sorted((folder / "runs").glob("*/*/run.json"))]
+    paths = [path for folder in folders for path in sorted((folder / "runs").glob("*/*/run.json"))]
+    found = [read_json(path) | {"method": path.parent.parent.name} for path in paths]
     kept = [{key: record[key] for key in KEPT} for record in found]
     for record in kept:
         record["metrics"] = {
@@ -82,6 +90,9 @@ def main() -> None:
     if "--noise" in sys.argv[1:]:
         noise_alone()
         return
+    if "--compute" in sys.argv[1:]:
+        compute_alone()
+        return
     runs = {name: found for name in EXPERIMENTS if (found := runs_of(name))}
     if "small_equal_steps" in runs:  # one view a row: the same runs at equal steps as at equal compute
         alone = [r for r in runs["small"] if r["method"] in ("standard", "ppots", "lowdisc+fixedcount")]
@@ -111,7 +122,8 @@ def main() -> None:
             "versus_paper": against_paper,
             "noise": noise,
             "rank_correlation": found,
-        },
+        }
+        | kept_compute(),
     )
     style.save(differences({EXPERIMENTS[n]: rows for n, rows in tables.items()}), HERE / "differences.png", "png")
     draw_noise(noise, tables, found)
@@ -126,6 +138,44 @@ def noise_alone() -> None:
     write_json(HERE / "results.json", record | {"noise": noise, "rank_correlation": found})
     draw_noise(noise, tables_of(runs), found)
     fill_page(noise_blocks(noise, found))
+
+
+def compute_alone() -> None:
+    """Read the compute saved off the runs of Standard at other budgets, and replace what depends on it."""
+    found = {name: saving for name in ("tiny", "small") if (saving := saving_of(runs_of(f"compute_{name}")))}
+    write_json(HERE / "results.json", read_json(HERE / "results.json") | {"compute_saved": found})
+    for name, saving in found.items():
+        (entry,) = [one for one in saved_metrics(saving) if one["metric"] == "validation_nll"]
+        style.save(figures.compute_saved(entry), HERE / f"compute_saved_{name}.png", "png")
+    fill_page({"compute_saved": compute_block(found)})
+
+
+def saving_of(every: list[dict]) -> dict | None:
+    """The runs, those of Standard at other budgets apart, and what is read off them; None without such runs."""
+    other = [run for run in every if multiple_of(run["method"]) is not None]
+    runs = [run for run in every if multiple_of(run["method"]) is None]
+    if not other or not runs:
+        return None
+    return {"runs": runs, "reference_runs": other, "compute_saved": compute_saved(runs, other)}
+
+
+def kept_compute() -> dict:
+    """What results.json holds of it already, since the other parts of the page do not depend on it."""
+    path = HERE / "results.json"
+    record = read_json(path) if path.is_file() else {}
+    return {key: record[key] for key in ("compute_saved",) if key in record}
+
+
+NOT_MEASURED = "Not measured yet: the stored runs hold Standard at one budget only."
+
+
+def compute_block(found: dict) -> str:
+    """The table and the sentences of each model, or that there are none yet."""
+    parts = []
+    for name, saving in found.items():
+        table = saved_table(saving, "validation_nll")
+        parts += [f"{EXPERIMENTS[name]}\n\n{table.text(width=120)}", *saved_sentences(saving)]
+    return "\n\n".join(parts) or NOT_MEASURED
 
 
 def tables_of(runs: dict[str, list[dict]]) -> dict[str, list[dict]]:

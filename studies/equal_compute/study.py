@@ -3,6 +3,7 @@
     python studies/equal_compute/study.py --jobs 2                  everything, resumable; hours on 2 cores
     python studies/equal_compute/study.py --only train --seeds 2    a look at the training runs
     python studies/equal_compute/study.py --only noise              the noise again, beside the runs of results.json
+    python studies/equal_compute/study.py --only compute           what methods save, read off Standard at other budgets
 
 Everything is written below runs/study; only results.json, the figures and the tables of README.md come back here.
 """
@@ -43,6 +44,12 @@ EXPERIMENTS = {
     "small_equal_steps": ("small", ["equal=steps", "methods=[ppots+mirror,mirror]"], 6),
 }
 
+BUDGETS = "standard_at=[0.75,1.25,1.5,2]"
+SAVING = ["standard", ADAPTIVE, "lowdisc+ppots+fixedcount", "lowdisc+fixedcount", "ppots", "ppots+mirror"]
+"""What is read off Standard at those budgets."""
+SAVING_SEEDS, SAVING_ROWS = 12, 10000
+"""Paired seeds, and rows to train on: the longest Standard sees 9,600, each once as all others do."""
+
 
 def run(*command: object) -> None:
     """One command, shown as it is."""
@@ -68,6 +75,17 @@ def train(jobs: int, seeds: int | None, gsm8k: str | None) -> None:
         recipe = HERE / "recipes" / "gsm8k.yaml"
         data = f"base.data.train=gsm8k:{gsm8k}"
         run("-m", "stabledllm", "experiment", recipe, data, f"out={OUT / 'gsm8k'}", "--jobs", jobs)
+
+
+def compute(jobs: int, seeds: int | None) -> None:
+    """Standard at several budgets, and the methods that are read off it, with both models."""
+    pretrain()
+    chosen = ",".join(str(s) for s in range(1, min(SAVING_SEEDS, seeds or SAVING_SEEDS) + 1))
+    for name in ("tiny", "small"):
+        recipe, out = HERE / "recipes" / f"{name}.yaml", OUT / f"compute_{name}"
+        what = [f"methods=[{','.join(SAVING)}]", BUDGETS, f"seeds=[{chosen}]", f"base.data.train_rows={SAVING_ROWS}"]
+        run("-m", "stabledllm", "experiment", recipe, f"out={out}", "--jobs", jobs, *what)
+    run(HERE / "page.py", "--compute")
 
 
 def measure() -> None:
@@ -99,10 +117,15 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="training runs at the same time")
     parser.add_argument("--seeds", type=int, help="at most this many seeds an experiment")
     parser.add_argument("--gsm8k", help="GSM8K's train.jsonl, for the part on its text")
-    parser.add_argument("--only", choices=("pretrain", "train", "measure", "analyse", "noise"), help="one stage")
+    parser.add_argument(
+        "--only", choices=("pretrain", "train", "measure", "analyse", "noise", "compute"), help="one stage"
+    )
     args = parser.parse_args()
     if args.only == "noise":
         noise()
+        return
+    if args.only == "compute":
+        compute(args.jobs, args.seeds)
         return
     stages = {
         "pretrain": pretrain,

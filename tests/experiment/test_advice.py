@@ -86,4 +86,4 @@ def test_in_short_begins_with_what_to_do(tmp_path):
 
 @pytest.mark.parametrize(("at_once", "text"), [(1, "about 200 s"), (2, "2 at a time"), (9, "4 at a time")])
 def test_how_long_is_said(at_once, text):
-    assert text.replace("200 s", "3 min") in sentence(4, 100, 0.5, at_once)
+    assert text.replace("200 s", "3 min") in sentence([100] * 4, 0.5, at_once)

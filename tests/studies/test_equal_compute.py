@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import numpy as np
@@ -78,3 +79,43 @@ def test_tables_stand_between_their_marks():
     assert page.filled(text, {"tiny": "new"}) == (
         "before\n<!-- tiny -->\n```\nnew\n```\n<!-- end -->\nafter <!-- small -->\n<!-- end -->"
     )
+
+
+def test_compute_saved_is_read_off_standards_other_budgets(tmp_path, monkeypatch):
+    """From run.json files alone, beside which Standard's other budgets stay out of every other table."""
+    monkeypatch.setattr(page, "OUT", tmp_path)
+    for folder, nll, forwards in (
+        ("standard", 0.11, 4800),
+        ("standard@0.75x", 0.12, 3600),
+        ("standard@2x", 0.095, 9600),
+        (study.ADAPTIVE, 0.104, 4800),
+    ):
+        for seed in (1, 2, 3):
+            metrics = {"validation_nll": {"value": nll + 1e-4 * ((seed * forwards) % 7), "stderr": 0.01}}
+            spent = {"forward_passes": forwards, "probe_forward_passes": 0, "steps": forwards // 16, "seconds": 9.0}
+            record = {"schema": "stabledllm/run/1", "method": folder.partition("@")[0], "seed": seed}
+            path = tmp_path / "compute_tiny" / "runs" / folder / f"seed-{seed}" / "run.json"
+            path.parent.mkdir(parents=True)
+            path.write_text(json.dumps(record | {"metrics": metrics} | spent))
+    saving = page.saving_of(page.runs_of("compute_tiny"))
+    assert {run["method"] for run in saving["reference_runs"]} == {"standard@0.75x", "standard@2x"}
+    assert {run["method"] for run in saving["runs"]} == {"standard", study.ADAPTIVE}
+    text = page.compute_block({"tiny": saving})
+    assert f"{study.ADAPTIVE} 0." in text
+    assert "Shipped model, 0.92 M parameters" in text
+    assert page.saving_of(page.runs_of("compute_small")) is None
+    assert page.compute_block({}) == page.NOT_MEASURED
+
+
+def test_the_page_holds_the_compute_saved_that_results_hold():
+    stored = json.loads((FOLDER / "results.json").read_text(encoding="utf-8")).get("compute_saved", {})
+    assert f"<!-- compute_saved -->\n```\n{page.compute_block(stored)}\n```" in (FOLDER / "README.md").read_text()
+
+
+def test_the_runs_of_compute_saved_are_a_valid_experiment():
+    overrides = [f"methods=[{','.join(study.SAVING)}]", study.BUDGETS, f"base.data.train_rows={study.SAVING_ROWS}"]
+    for name in ("tiny", "small"):
+        settings = load_recipe(str(FOLDER / "recipes" / f"{name}.yaml"), overrides)
+        longest = max(settings.standard_at) * settings.base.steps * settings.base.batch
+        assert longest <= settings.base.data.train_rows, "every row at most once"
+        assert len(settings.seeds) >= study.SAVING_SEEDS

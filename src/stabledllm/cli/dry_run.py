@@ -68,12 +68,16 @@ def of_experiment(settings: ExperimentSettings, runs: Sequence[Planned], beside:
     yield _BEGINNING
     yield _line("load", _model(base, training=True))
     yield from _rows_of_training(base.data)
-    yield _line("train", f"{_counted(len(runs), 'method')} x {_counted(len(seeds), 'seed')} = "
+    others = sum(run.multiple != 1 for run in runs)
+    of_standard = f" + {_counted(others, 'other budget')} of Standard" if others else ""
+    compared = _counted(len(runs) - others, "method") + of_standard
+    yield _line("train", f"{f'({compared})' if others else compared} x {_counted(len(seeds), 'seed')} = "
                 f"{_counted(len(runs) * len(seeds), 'run')}, at equal "
                 f"{settings.equal}{'; ' + beside.sentence() if beside.jobs > 1 else ''}")  # fmt: skip
     for planned in runs:
         probed = f"; p(t) once: {_probed(planned.method, base)}" if planned.method.needs_p else ""
-        yield _line("", f"{planned.settings.method}: {planned.settings.batch} rows a step{probed}")
+        longer = f", {planned.multiple:g} times Standard's forward passes" if planned.multiple != 1 else ""
+        yield _line("", f"{planned.settings.method}: {planned.settings.batch} rows a step{longer}{probed}")
     yield _line("write", f"{_folder(settings.out)}: results.json, runs/METHOD/seed-N with the model of each")
     yield from _memory([planned.settings for planned in runs])
 

@@ -1,4 +1,4 @@
-"""Refuses what is given twice: a method or seed, whose run would count twice, and a key on the command line."""
+"""Refuses what is given twice: a method, seed or budget, whose run would count twice, and a key on the command line."""
 
 from __future__ import annotations
 
@@ -31,6 +31,15 @@ def refuse_equal_seeds(seeds: list[int]) -> list[int]:
         PydanticCustomError: naming the first that does not.
     """
     return _refuse_equal(seeds, lambda seed: seed)
+
+
+def refuse_equal_multiples(multiples: list[float]) -> list[float]:
+    """The multiples of a budget, if no two of them are written alike, as the names of their runs' folders would be.
+
+    Raises:
+        PydanticCustomError: naming the first two.
+    """
+    return _refuse_equal(multiples, lambda multiple: f"{multiple:g}")
 
 
 class Once:

@@ -22,6 +22,7 @@ from stabledllm.experiment.compared import refuse_estimator, runs_compared
 from stabledllm.experiment.idle import Run, idle_overrides
 from stabledllm.experiment.needed import check_comparable, check_evaluated, check_needed, check_views
 from stabledllm.experiment.other_work import checks_of_out
+from stabledllm.experiment.reference import check_reference, other_multiples
 from stabledllm.experiment.response_checks import of_density
 from stabledllm.experiment.run_checks import (
     check_clip,
@@ -104,6 +105,8 @@ def in_words(settings: TrainSettings | ExperimentSettings) -> str:
     if isinstance(settings, TrainSettings):
         return f"a training run of {settings.model} with method {settings.method}"
     methods, seeds = _counted(settings.methods, "method"), _counted(settings.seeds, "seed")
+    if others := other_multiples(settings):
+        methods = f"({methods} + {_counted(others, 'other budget')} of Standard)"
     return f"an experiment of {methods} x {seeds} with {settings.base.model}"
 
 
@@ -129,6 +132,7 @@ def _of_recipe(settings: TrainSettings | ExperimentSettings, repeated: bool) -> 
     if isinstance(settings, ExperimentSettings):
         yield "p_of_t", partial(refuse_density, run)
         yield "grpo.estimator", partial(refuse_estimator, run)
+        yield "standard_at methods objective block_schedule", partial(check_reference, settings)
     yield from of_run(run)
     yield _OF_STREAMS, partial(refuse_unstreamable, run, getattr(settings, "equal", "steps"))
     yield "trainer eval_every save_every", partial(refuse_idle, run)

@@ -28,7 +28,12 @@ _LONG = torch.tensor([2**20])
 
 
 def run_share(
-    method: Method, seed: int, settings: ExperimentSettings, sampler: TSampler | None, rows: Sequence[TokenRow]
+    method: Method,
+    seed: int,
+    settings: ExperimentSettings,
+    sampler: TSampler | None,
+    rows: Sequence[TokenRow],
+    multiple: float = 1.0,
 ) -> dict:
     """The settings of one run that ``equal`` decides: ``batch``, and with equal compute ``steps`` and ``trainer``.
 
@@ -36,8 +41,14 @@ def run_share(
     forwards nearest to Standard's. The forwards are counted from the draws that the run will make, which are known in
     advance; for an adaptive density, which is not, from the uniform one that it starts from. Those that choose tokens
     (``lift``, ``gift``) count by their mean, in Standard's as well.
+
+    Args:
+        multiple: of Standard's forward passes, for Standard alone; its schedule spans the steps of its own run.
     """
     base = settings.base
+    if multiple != 1:
+        steps, once = steps_at(multiple, base, rows), steps_at(1.0, base, rows)
+        return {"batch": base.batch, "steps": steps, "trainer": _stretched(base.trainer, steps / once)}
     if _equal_anyway(settings):
         return {"batch": base.batch}
     size, lead = maskable_sizes(rows, method), _leads(rows, base)
@@ -97,6 +108,22 @@ def rows_per_step(
 def standard_steps(base: TrainSettings, rows: int) -> int:
     """Optimizer steps of a run with one view per row: ``steps``, or what transformers computes from ``epochs``."""
     return base.steps or math.ceil(base.epochs * math.ceil(rows / base.batch))
+
+
+def steps_at(multiple: float, base: TrainSettings, rows: Sequence[TokenRow]) -> int:
+    """The steps, at least 1, in which Standard sees as nearly as can be a multiple of the rows that it sees by itself.
+
+    It makes one forward pass a row, so that its forwards are that multiple too. Of streamed rows, whose number is not
+    known, every step is a full one.
+    """
+    if base.data.streaming:
+        return max(1, round(multiple * base.steps))
+    count, batch = len(rows), base.batch
+    budget = multiple * rows_seen(standard_steps(base, count), batch, count)
+    epochs, rest = divmod(budget, count)
+    whole, of_epoch = int(epochs) * math.ceil(count / batch), math.ceil(count / batch)
+    near = {whole + min(int(rest // batch) + more, of_epoch) for more in (0, 1)}
+    return max(1, min(sorted(near), key=lambda steps: abs(rows_seen(steps, batch, count) - budget)))
 
 
 def rows_seen(steps: int, batch: int, rows: int) -> int:

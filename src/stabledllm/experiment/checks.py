@@ -18,9 +18,11 @@ from stabledllm.data.token_rows import TokenRow
 from stabledllm.decoding import left_to_right
 from stabledllm.errors import UserError
 from stabledllm.evaluation.generated import can_be_scored
+from stabledllm.experiment.budget import steps_at
 from stabledllm.experiment.needed import NOTHING_TO_COMPARE
 from stabledllm.experiment.plan import refuse_other
 from stabledllm.experiment.planned import Planned, runs_of
+from stabledllm.experiment.reference import check_reference, other_multiples, refuse_equal_budgets
 from stabledllm.experiment.validation import validate_run
 from stabledllm.lab.measure.probe_and_fit import check_probe
 from stabledllm.method_checks import check_marks, check_model
@@ -48,6 +50,7 @@ def check_experiment(settings: ExperimentSettings, say: Callable[[str], None]) -
     if base.p_of_t:
         raise UserError(f"key 'base.p_of_t': expected none, as an experiment fits its own, found '{base.p_of_t}'.")
     refuse_unstreamable(base, settings.equal)
+    check_reference(settings)
     runs = runs_of(settings)
     _refuse_repeated("methods", [run.name for run in runs])
     _refuse_repeated("seeds", settings.seeds)
@@ -65,6 +68,8 @@ def check_experiment(settings: ExperimentSettings, say: Callable[[str], None]) -
     data = load_bundle(base.data, loaded.tokenizer, say)
     if base.objective.kind != "grpo" and not len(data.validation) and not can_be_scored(data.test):
         raise UserError(f"experiment: {NOTHING_TO_COMPARE}")
+    if others := other_multiples(settings):
+        refuse_equal_budgets({multiple: steps_at(multiple, base, data.train) for multiple in (1.0, *others)})
     known = known_rows(data.train, base.ppots.rows)
     for run in runs:
         _check_rows(run, known, longest_of(data.train))

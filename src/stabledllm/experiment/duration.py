@@ -14,12 +14,14 @@ _EVERY = 1.0
 """Seconds between two looks at a run's progress."""
 
 
-def sentence(runs: int, steps: int, seconds_of_step: float, jobs: int) -> str:
-    """About how long the training of ``runs`` runs will take, ``jobs`` at a time."""
-    seconds = seconds_of_step * steps * runs / min(jobs, runs)
+def sentence(steps: Sequence[int], seconds_of_step: float, jobs: int) -> str:
+    """About how long the training of runs of so many steps each will take, ``jobs`` at a time."""
+    runs, fewest, most = len(steps), min(steps), max(steps)
+    seconds = seconds_of_step * sum(steps) / min(jobs, runs)
+    of = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
     beside = f", {min(jobs, runs)} at a time" if min(jobs, runs) > 1 else ""
     return (
-        f"about {duration(max(seconds, 1))} to train {runs} runs of {steps:,} steps at {seconds_of_step:.2g} s a step"
+        f"about {duration(max(seconds, 1))} to train {runs} runs of {of} steps at {seconds_of_step:.2g} s a step"
         f"{beside}; the final evaluations come on top"
     )
 
@@ -29,8 +31,14 @@ def time_of_all(states: Sequence[State], jobs: int) -> str | None:
     known = next((s for s in states if s.seconds_left and s.steps > s.step), None)
     if known is None:
         return None
-    left = sum(state.kind not in (*OVER, "failed") for state in states)
-    return sentence(left, known.steps, known.seconds_left / (known.steps - known.step), jobs)
+    left = [_steps_of(state, known) for state in states if state.kind not in (*OVER, "failed")]
+    return sentence(left, known.seconds_left / (known.steps - known.step), jobs)
+
+
+def _steps_of(state: State, known: State) -> int:
+    """The steps of a run: as many as the known run's, in the proportion in which both were asked for."""
+    asked, of_known = state.run.steps, known.run.steps
+    return round(known.steps * asked / of_known) if asked and of_known else known.steps
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import mean
 
+from stabledllm.experiment.reference import multiple_of
+
 _DESIGNS = {
     "compute": "Equal compute: every method was to train with Standard's forward passes, to within one optimizer step",
     "budget": "Equal compute: every response had the same budget of forwards under every method, and every method took "
@@ -19,8 +21,21 @@ def notes(equal: str, runs: Sequence[dict]) -> list[str]:
     Args:
         equal: ``compute``, ``steps``, or ``budget`` where responses have a budget of forwards of their own.
     """
-    whole = [run for run in runs if run.get("status") != "diverged"]
-    return [_cost(equal, whole), *_rollouts(whole), *_probes(runs), *_versions(runs)]
+    whole = [run for run in runs if run.get("status") != "diverged" and multiple_of(run["method"]) is None]
+    return [_cost(equal, whole), *_rollouts(whole), *_probes(runs), *_reference(runs), *_versions(runs)]
+
+
+def _reference(runs: Sequence[dict]) -> list[str]:
+    """A sentence on the forwards of Standard's runs at other budgets; none without such runs."""
+    other = [run for run in runs if multiple_of(run["method"]) is not None]
+    whole = [run for run in other if run.get("status") != "diverged"]
+    forwards = {name: [r["forward_passes"] for r in own_runs] for name, own_runs in _by_method(whole)}
+    lost = f"; {len(other) - len(whole)} of these runs diverged and are left out" if len(whole) < len(other) else ""
+    if not other:
+        return []
+    return [
+        f"Standard at other budgets, each with a schedule of its own, took forward passes: {_listed(forwards)}{lost}."
+    ]
 
 
 def _cost(equal: str, runs: Sequence[dict]) -> str:

@@ -25,7 +25,7 @@ from stabledllm.runtime.secrets import hidden
 from stabledllm.training.arguments import DEFAULTS
 from stabledllm.training.identity import trainer_in_force
 
-FREE = ("methods", "seeds", "out", "baselines")
+FREE = ("methods", "seeds", "standard_at", "out", "baselines")
 """Settings that may be extended or changed later."""
 
 

@@ -23,11 +23,13 @@ from stabledllm.experiment.board import Board
 from stabledllm.experiment.budget import rows_per_step, run_share
 from stabledllm.experiment.checks import Checked, check_experiment
 from stabledllm.experiment.claims import attempt, divergence, failure, finished, forget_failures, is_free
-from stabledllm.experiment.compared import name_of, of_responses
+from stabledllm.experiment.compared import of_responses
+from stabledllm.experiment.compute_saved import compute_saved
 from stabledllm.experiment.duration import telling_time
 from stabledllm.experiment.notes import notes
 from stabledllm.experiment.plan import claim
 from stabledllm.experiment.planned import Planned
+from stabledllm.experiment.reference import multiple_of, shown_name
 from stabledllm.experiment.statements import statements
 from stabledllm.experiment.summary import summarise
 from stabledllm.experiment.workers import POLL, train_all
@@ -109,7 +111,7 @@ def run_experiment(
     results = ended()
     failed = [run for run in planned if failure(run) is not None]
     if failed:
-        first = f"{name_of(failed[0])} with seed {failed[0].seed} ({failure(failed[0])})"
+        first = f"{shown_name(failed[0])} with seed {failed[0].seed} ({failure(failed[0])})"
         raise UserError(
             f"{out}: expected {len(planned)} runs to finish, found {len(failed)} that failed, the first {first}; the "
             f"same command tries them again."
@@ -128,7 +130,7 @@ def _one_by_one(
                 attempt(run, lambda settings: train(settings, data=data, say=say, screen=QUIET, untuned=False))
                 if finished(run) or failure(run) is not None:
                     if end := divergence(run):
-                        say(f"{name_of(run)}, seed {run.seed}: diverged {end}")
+                        say(f"{shown_name(run)}, seed {run.seed}: diverged {end}")
                     left.remove(run)
                     shown.update()
                     ended()
@@ -150,13 +152,14 @@ def collect(
     ]
     count = sum(diverged(record) is not None for record in records)
     lost = {"diverged": count} if count else {}
-    runs = [{key: record[key] for key in _KEPT if key in record} for record in records]
+    every = [{key: record[key] for key in _KEPT if key in record} for record in records]
+    runs, reference = ([r for r in every if (multiple_of(r["method"]) is not None) == other] for other in (False, True))
     results = {
         "schema": SCHEMA,
         "config": settings.model_dump(),
         "versions": versions(),
         "device": records[0]["device"] if records else device_name(),
-        "status": {"finished": len(runs), "planned": len(methods) * len(settings.seeds)} | lost,
+        "status": {"finished": len(every), "planned": len(methods) * len(settings.seeds)} | lost,
         "untuned": untuned,
         "runs": runs,
         "summary": (summary := summarise(runs, settings.baselines)),
@@ -164,6 +167,8 @@ def collect(
         "statements": statements(runs, summary),
         "notes": notes("budget" if of_responses(settings.base) else settings.equal, records),
     }
+    if settings.standard_at:
+        results |= {"reference_runs": reference, "compute_saved": compute_saved(runs, reference)}
     write_json(out / "results.json", results)
     return results
 
@@ -246,5 +251,6 @@ def _run_settings(
         "out": str(run_folder(Path(settings.out), planned.name, seed)),
         "p_of_t": str(path) if path else None,
     }
-    share = run_share(planned.method, seed, settings, fitted.sampler if fitted else None, data.train)
+    sampler = fitted.sampler if fitted else None
+    share = run_share(planned.method, seed, settings, sampler, data.train, planned.multiple)
     return planned.settings.model_copy(update=own | share)

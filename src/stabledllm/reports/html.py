@@ -16,6 +16,7 @@ from stabledllm.reports.labels import label
 from stabledllm.reports.policy_noise import policy_table
 from stabledllm.reports.preferences import preference_table
 from stabledllm.reports.published import published_table
+from stabledllm.reports.saved import curve_table, saved_metrics, saved_table
 from stabledllm.reports.spikes import spike_sentences, spikes_of, spikes_table
 from stabledllm.reports.stored import Stored, array, base_of, finished_planned, gather, noise_of, run_metrics
 from stabledllm.reports.style import data_uri
@@ -145,6 +146,7 @@ def _experiment(stored: Stored) -> dict | None:
         "loss": data_uri(figures.loss_curves(results)),
         "evaluation": data_uri(figures.eval_curves(results)),
         "final": data_uri(figures.final_metrics(results)),
+        "saved": [_saved(results, entry) for entry in saved_metrics(results)],
         "metrics": [t for m in run_metrics(results) for t in _of_metric(results, m)],
         "cost": run_tables.cost_table(results, label) if results["runs"] else None,
         "runs": run_tables.runs_table(results, label) if results["runs"] else None,
@@ -157,6 +159,12 @@ def _experiment(stored: Stored) -> dict | None:
 def _spikes(stored: Stored) -> list[dict]:
     found = spikes_of(stored.folder, stored.results_folder)
     return [{"table": spikes_table(spikes), "sentences": spike_sentences(spikes)} for spikes in found]
+
+
+def _saved(results: dict, entry: dict) -> dict:
+    """The compute saved in one metric."""
+    tables = [saved_table(results, entry["metric"], label), curve_table(entry, label)]
+    return {"figure": data_uri(figures.compute_saved(entry)), "tables": [table for table in tables if table]}
 
 
 def _of_metric(results: dict, metric: str) -> list[tables.Table]:

@@ -78,7 +78,14 @@ CURVES = {
 
 
 def label(method: str) -> str:
-    """The method's name for readers: ``P-POTS + MIRROR`` for ``ppots+mirror``."""
+    """The method's name for readers: ``P-POTS + MIRROR`` for ``ppots+mirror``.
+
+    >>> label("standard@1.5x")
+    'Standard at 1.5x'
+    """
+    if "@" in method:  # Standard's runs at another budget
+        method, _, budget = method.partition("@")
+        return f"{label(method)} at {budget}"
     return " + ".join(_part_label(part) for part in method.split("+"))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from stabledllm.reports import numbers as fmt
 from stabledllm.reports.block_tables import blocks_sentences, blocks_table
 from stabledllm.reports.labels import METRIC_LABELS
+from stabledllm.reports.saved import saved_sentences, saved_table
 from stabledllm.reports.stored import number, value
 from stabledllm.reports.table import filled
 from stabledllm.reports.tables import (
@@ -77,7 +78,10 @@ def experiment_text(results: dict, wide: bool = True) -> Iterator[str]:
             yield f"{metrics_table(results, metric).text(wide=wide)}\n"
             if spread := spread_table(results, metric):
                 yield f"{spread}\n"
+            if saved := saved_table(results, metric):
+                yield f"{saved.text(wide=wide)}\n"
     yield from map(filled, results.get("advice", []))
+    yield from map(filled, saved_sentences(results))
     yield from map(filled, results["statements"])
     yield from map(filled, results["notes"])
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from stabledllm.reports import numbers as fmt
 from stabledllm.reports.labels import metric_label
-from stabledllm.reports.stored import diverged_at, number, run_methods, run_metrics
+from stabledllm.reports.stored import diverged_at, number, reference_runs, run_methods, run_metrics
 from stabledllm.reports.table import Table
 from stabledllm.reports.tables import DIVERGED, Name, seeds_of
 
@@ -15,8 +15,8 @@ from stabledllm.reports.tables import DIVERGED, Name, seeds_of
 def cost_table(results: dict, name: Name = str) -> Table:
     """The table of steps, forward passes and time of each method's runs, lowest to highest, without diverged runs."""
     rows, costs = [], _costs_of(results)
-    for method in run_methods(results):
-        mine = [r for r in results["runs"] if r["method"] == method]
+    for method in dict.fromkeys([*run_methods(results), *(r["method"] for r in reference_runs(results))]):
+        mine = [r for r in (*results["runs"], *reference_runs(results)) if r["method"] == method]
         runs = [r for r in mine if diverged_at(r) is None]
         spans = (_span(runs, key, show) for key, (_, show) in costs.items())
         rows.append((name(method), seeds_of(len(mine), len(mine) - len(runs)), *spans))
@@ -50,7 +50,8 @@ def _span(runs: list[dict], key: str, show: Callable[[object], str]) -> str:
 def runs_table(results: dict, name: Name = str) -> Table:
     """The table of every finished run with its metrics, steps, forward passes and time."""
     metrics, costs = run_metrics(results), _costs_of(results)
-    order = {m: i for i, m in enumerate(run_methods(results))}
+    runs = [*results["runs"], *reference_runs(results)]
+    order = {m: i for i, m in enumerate(dict.fromkeys([*run_methods(results), *(r["method"] for r in runs)]))}
     rows = [
         (
             name(r["method"]),
@@ -59,7 +60,7 @@ def runs_table(results: dict, name: Name = str) -> Table:
             _steps_of(r),
             *(show(r.get(key)) for key, (_, show) in costs.items() if key != "steps"),
         )
-        for r in sorted(results["runs"], key=lambda r: (order[r["method"]], str(r["seed"]).zfill(9)))
+        for r in sorted(runs, key=lambda r: (order[r["method"]], str(r["seed"]).zfill(9)))
     ]
     columns = ("method", "seed", *(metric_label(m) for m in metrics), *(title for title, _ in costs.values()))
     return Table(

@@ -45,6 +45,16 @@ _OF_METHOD = {
     "value": Needed(_ESTIMATE),
 }
 
+_RUN = {
+    "method": Needed(str),
+    "seed": Needed(int | str),
+    "status": str,
+    "diverged": {"step": NUMBER, "what": str},
+    "metrics": dict,
+    "history": [Needed({"step": Needed(NUMBER)})],
+}
+_SAVED = _RATIO | {"method": Needed(str), "side": str, "wall_time": _RATIO, "seconds_per_forward": _RATIO}
+
 
 def _methods(first: str, *more: str) -> list:
     """The rows of a record of noise, whose ``first`` quantity goes into the loss; ``more``: further estimates."""
@@ -92,20 +102,14 @@ SHAPES = {
     | {
         "status": {"finished": NUMBER, "planned": NUMBER},
         "untuned": {"metrics": dict},
-        "runs": Needed(
-            [
-                Needed(
-                    {
-                        "method": Needed(str),
-                        "seed": Needed(int | str),
-                        "status": str,
-                        "diverged": {"step": NUMBER, "what": str},
-                        "metrics": dict,
-                        "history": [Needed({"step": Needed(NUMBER)})],
-                    }
-                )
-            ]
-        ),
+        "runs": Needed([Needed(_RUN)]),
+        "reference_runs": [Needed(_RUN)],
+        "compute_saved": {
+            "metrics": Needed(
+                [Needed({"metric": Needed(str), "curve": Needed([dict]), "methods": Needed([Needed(_SAVED)])})]
+            ),
+            "sentences": Needed([Needed(str)]),
+        },
         "summary": Needed(
             [Needed({"method": Needed(str), "metric": Needed(str), "n": NUMBER, "versus_standard": dict})]
         ),

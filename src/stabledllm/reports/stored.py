@@ -171,6 +171,11 @@ def run_methods(results: dict) -> list[str]:
     return standard_first([r["method"] for r in results["runs"]] + [s["method"] for s in results["summary"]])
 
 
+def reference_runs(results: dict) -> list[dict]:
+    """The runs of Standard at other budgets; none where none were asked for."""
+    return results.get("reference_runs") or []
+
+
 def run_metrics(results: dict) -> list[str]:
     """Every metric of the runs, the summary and the untuned model, in stored order."""
     untuned = (results.get("untuned") or {}).get("metrics") or {}

@@ -6,6 +6,7 @@ import math
 
 from stabledllm.reports import numbers as fmt
 from stabledllm.reports.labels import COMPONENT_LABELS, LOWER_IS_BETTER, label, metric_name
+from stabledllm.reports.saved import saved_sentences
 from stabledllm.reports.stored import (
     Stored,
     base_of,
@@ -32,6 +33,7 @@ def summarise(stored: Stored) -> list[tuple[str, list[str]]]:
         if stored.decomposition.get("methods"):
             parts.append(("What lowers it at equal compute", methods(stored.decomposition)))
     if stored.results:
+        parts.append(("Compute saved", saved_sentences(stored.results)))
         parts.append(("What training showed", training(stored.results)))
     return [(heading, sentences) for heading, sentences in parts if sentences]
 

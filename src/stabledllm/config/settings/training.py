@@ -15,7 +15,7 @@ from stabledllm.config.settings.policy import GRPOSettings
 from stabledllm.config.settings.preference import DPOSettings
 from stabledllm.config.settings.values import MOST, Name, PathText, Seed
 from stabledllm.config.trainer_keys import TrainerSettings
-from stabledllm.config.twice import refuse_equal_methods, refuse_equal_seeds
+from stabledllm.config.twice import refuse_equal_methods, refuse_equal_multiples, refuse_equal_seeds
 from stabledllm.config.typed import Strict
 
 GivenTrainerSettings = Annotated[
@@ -148,6 +148,10 @@ class ExperimentSettings(Strict):
     ``coupled``, ``one-step``, ``unigrpo``."""
     seeds: list[Seed] = Field([42, 731, 20231], min_length=1)
     """Seeds of the runs, the same for every method."""
+    standard_at: list[Annotated[float, Field(gt=0, le=100)]] = []
+    """Multiples of Standard's forward passes at which Standard is trained as well, with the same seeds, such as
+    ``[0.75, 1.25, 1.5, 2]``; how much of Standard's compute each method needs is then read off. 1 is Standard itself,
+    among ``methods``."""
     equal: Literal["compute", "steps"] = "compute"
     """``compute``: every method makes Standard's forward passes to within one step, under ``epochs`` too: its rows per
     step follow from its mean cost (half for 2 views), its steps from what it will draw. ``steps``: the same rows and
@@ -162,6 +166,11 @@ class ExperimentSettings(Strict):
     @classmethod
     def _methods_once(cls, methods: list[str]) -> list[str]:
         return refuse_equal_methods(methods)
+
+    @field_validator("standard_at")
+    @classmethod
+    def _multiples_once(cls, multiples: list[float]) -> list[float]:
+        return refuse_equal_multiples(multiples)
 
     @field_validator("seeds")
     @classmethod

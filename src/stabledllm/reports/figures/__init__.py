@@ -1,6 +1,7 @@
 """One function per figure; each returns a matplotlib Figure and touches no global state."""
 
 from stabledllm.reports.figures.components import components
+from stabledllm.reports.figures.compute_saved import compute_saved
 from stabledllm.reports.figures.curves import curves
 from stabledllm.reports.figures.densities import densities
 from stabledllm.reports.figures.equal_compute import equal_compute
@@ -11,6 +12,7 @@ from stabledllm.reports.figures.training import eval_curves, loss_curves
 
 __all__ = [
     "components",
+    "compute_saved",
     "curves",
     "densities",
     "equal_compute",
