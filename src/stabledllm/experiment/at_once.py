@@ -19,9 +19,11 @@ from stabledllm.data.streamable import refuse_unstreamable
 from stabledllm.errors import Gathered, UserError
 from stabledllm.experiment.check_list import OF_STREAMED_DATA, SPLITS, Checks, gather
 from stabledllm.experiment.compared import refuse_estimator, runs_compared
+from stabledllm.experiment.grid import counted
 from stabledllm.experiment.idle import Run, idle_overrides
 from stabledllm.experiment.needed import check_comparable, check_evaluated, check_needed, check_views
 from stabledllm.experiment.other_work import checks_of_out
+from stabledllm.experiment.rate_checks import check_rates
 from stabledllm.experiment.response_checks import of_density
 from stabledllm.experiment.run_checks import (
     check_clip,
@@ -104,7 +106,7 @@ def in_words(settings: TrainSettings | ExperimentSettings) -> str:
     if isinstance(settings, TrainSettings):
         return f"a training run of {settings.model} with method {settings.method}"
     methods, seeds = _counted(settings.methods, "method"), _counted(settings.seeds, "seed")
-    return f"an experiment of {methods} x {seeds} with {settings.base.model}"
+    return f"an experiment of {methods}{counted(settings)} x {seeds} with {settings.base.model}"
 
 
 def _counted(things: list, what: str) -> str:
@@ -129,6 +131,7 @@ def _of_recipe(settings: TrainSettings | ExperimentSettings, repeated: bool) -> 
     if isinstance(settings, ExperimentSettings):
         yield "p_of_t", partial(refuse_density, run)
         yield "grpo.estimator", partial(refuse_estimator, run)
+        yield "learning_rates max_grad_norms data", partial(check_rates, settings)
     yield from of_run(run)
     yield _OF_STREAMS, partial(refuse_unstreamable, run, getattr(settings, "equal", "steps"))
     yield "trainer eval_every save_every", partial(refuse_idle, run)
