@@ -1,4 +1,4 @@
-"""Says of each method the range of learning rates that it bears, and which method bears the widest."""
+"""Says over which learning rates each method stays near its best, and which one does over the widest range."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ def rate_advice(record: dict) -> list[str]:
     if wider:
         best = max(wider, key=lambda curve: curve["versus_standard"]["ratio"]["ci_low"])
         out.append(
-            f"By learning rate: {_name(best)} bears the widest range that is told from Standard's, "
-            f"{_versus(best['versus_standard'])}."
+            f"By learning rate: {_name(best)} stays near its best over a range {_versus(best['versus_standard'])}."
         )
     elif any(curve["versus_standard"]["ratio"]["ci_high"] for curve in compared):
         out.append("By learning rate: no method's range is shown to be wider than Standard's.")
@@ -39,10 +38,23 @@ def rate_advice(record: dict) -> list[str]:
             "By learning rate: no range is told from Standard's; that takes a grid that goes beyond both ends of them, "
             f"and {LEAST_SEEDS} seeds or more."
         )
-    ends = [_name(curve) for curve in record["curves"] if curve["best"] and curve["best"]["is_at_end"]]
-    if ends:
-        out.append(f"Widen learning_rates: the best rate of {', '.join(ends)} is at an end of the grid.")
+    known = [curve for curve in record["curves"] if curve["best"] and len(record["learning_rates"]) > 1]
+    if ends := [_name(curve) for curve in known if curve["best"]["is_at_end"]]:
+        out.append(f"Widen learning_rates: the best rate of {_list(ends)} is at an end of the grid.")
+    if coarse := [_name(curve) for curve in known if curve["range"]["rates"] == 1]:
+        out.append(
+            f"Give learning_rates closer together: only the best one is within {_percent(record['within'])}, so that "
+            f"the range is read off straight lines to its neighbours and comes out too narrow ({_list(coarse)})."
+        )
     return out
+
+
+def _list(names: Sequence[str]) -> str:
+    return "; ".join(names)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
 
 def _name(curve: dict) -> str:
@@ -56,7 +68,7 @@ def _range(curve: dict, record: dict) -> str:
     versus = f"; {_versus(curve['versus_standard'])}" if curve["versus_standard"] else ""
     low, high = (_rate(found[end]) for end in ("low", "high"))
     return (
-        f"{name}: within {record['within']:.0%} of its best {metric_name(record['metric'])} "
+        f"{name}: within {_percent(record['within'])} of its best {metric_name(record['metric'])} "
         f"({best['value']:.4g} at {exact(best['learning_rate'])}) from a learning rate of {low} to {high}, a factor of "
         f"{_bounded(found['factor'])}, over {curve['seeds']} seeds{versus}."
     )

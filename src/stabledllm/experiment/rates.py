@@ -1,4 +1,4 @@
-"""``rates`` in ``results.json``: each method's final NLL over the learning rates, and the range that it bears."""
+"""``rates`` in ``results.json``: each method's final NLL over the learning rates, and the range near its best."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ def _curve(rates: ndarray, losses: dict[int, list[float]], standard: dict[int, l
     at = int(curve.argmin())
     is_end = len(rates) > 1 and at in (0, len(rates) - 1)
     out["best"] = {"learning_rate": float(rates[at]), "value": float(curve[at]), "is_at_end": is_end}
-    out["range"] = _range(found, range_intervals(rates, nll))
+    out["range"] = _range(found, range_intervals(rates, nll)) | {
+        "rates": int(((rates >= found.low) & (rates <= found.high)).sum())
+    }
     if standard and (common := [seed for seed in losses if seed in standard]):
         mine, other = (np.array([of[seed] for seed in common]) for of in (losses, standard))
         out["versus_standard"] = _versus(rates, mine, other)
@@ -100,7 +102,10 @@ def _curve(rates: ndarray, losses: dict[int, list[float]], standard: dict[int, l
 
 
 def _range(found: Range, intervals: dict[str, tuple[float, float]] | None) -> dict:
-    """A range as stored. An interval's end that the grid does not show is null, as both are without an interval."""
+    """A range as stored.
+
+    An interval's end that the grid does not show is null, as both are without an interval.
+    """
     values = {"low": found.low, "high": found.high, "factor": found.factor}
     bounds = {
         "low": MOST if found.open_below else EXACT,

@@ -1,4 +1,4 @@
-"""Tables of a grid of learning rates: the range that each method bears, and what its runs came to at every rate."""
+"""Tables of a grid of learning rates: the range near each method's best, and what its runs came to at every rate."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ def range_table(record: dict, name: Name = str) -> Table:
         "lowest, with its 95 % interval over seeds; ≥: the grid ends first."
     )
     more = "Best vs Standard's: each at its own best rate. A rate at which a run diverged is outside of every range."
-    title = f"Learning rates within {number(record.get('within')):.0%} of the best {metric_name(record['metric'])}"
+    title = (
+        f"Learning rates within {100 * number(record.get('within')):.0f} % of the best {metric_name(record['metric'])}"
+    )
     return Table(title, columns, tuple(rows), note, more, answers=4)
 
 

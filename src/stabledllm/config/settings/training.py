@@ -154,8 +154,8 @@ class ExperimentSettings(Strict):
     steps, as in the paper, whatever they cost. With pairs and policy gradients both are the same: a response has the
     same budget of forwards under every method."""
     learning_rates: list[Annotated[float, Field(gt=0)]] = []
-    """Learning rates at which every method is run with every seed, in the place of ``base.trainer.learning_rate``: how
-    wide a range of them a method bears. Without it the one of ``base``."""
+    """Learning rates at which every method is run with every seed, in the place of ``base.trainer.learning_rate``: over
+    how wide a range of them a method ends near its best. Without it the one of ``base``."""
     max_grad_norms: list[Annotated[float, Field(ge=0)]] = []
     """Norms to clip gradients at, each with every learning rate, in the place of ``base.trainer.max_grad_norm``; 0: no
     clipping. Without it the one of ``base``."""
