@@ -27,7 +27,13 @@ from tests.fakes.study import BASE, quiet
 
 
 def grid(out="runs/none", rates=RATES, **keys) -> ExperimentSettings:
-    tree = {"base": BASE, "methods": ["standard", "mirror"], "seeds": [1, 2], "out": str(out), "learning_rates": rates}
+    tree = {
+        "base": BASE | {"untuned": False},
+        "methods": ["standard", "mirror"],
+        "seeds": [1, 2],
+        "out": str(out),
+        "learning_rates": rates,
+    }
     return ExperimentSettings.model_validate(tree | keys)
 
 
@@ -183,14 +189,30 @@ def test_a_grid_is_run_resumed_extended_and_reported(tmp_path, mirror_diverges_a
 
 
 def test_an_experiment_without_a_grid_says_nothing_of_rates(tmp_path):
-    results = run_experiment(grid(tmp_path, []), quiet)
+    alone = grid(tmp_path, [], methods=["standard"], seeds=[1])
+    results = run_experiment(alone, quiet)
     assert "rates" not in results
     assert {"learning_rate", "outlier_steps"}.isdisjoint(results["runs"][0])
     assert (tmp_path / "runs" / "standard" / "seed-1" / "run.json").is_file()
     plan = json.loads((tmp_path / "experiment.json").read_text())
     del plan["varied"], plan["settings"]["equal"]
     (tmp_path / "experiment.json").write_text(json.dumps(plan))
-    assert run_experiment(grid(tmp_path, []), quiet)["runs"] == results["runs"], "one begun before there were grids"
+    assert run_experiment(alone, quiet)["runs"] == results["runs"], "one begun before there were grids"
+
+
+@pytest.mark.long
+@pytest.mark.processes
+def test_two_jobs_make_the_runs_of_a_grid_that_one_makes(tmp_path):
+    one, two = (grid(tmp_path / name, [0.002, 0.004], methods=["standard"], seeds=[1]) for name in ("one", "two"))
+    first, second = run_experiment(one, quiet), run_experiment(two, quiet, jobs=2)
+    assert second["status"] == {"finished": 2, "planned": 2}
+    for mine, theirs in zip(first["runs"], second["runs"], strict=True):
+        assert mine["learning_rate"] == theirs["learning_rate"]
+        # Another number of threads adds up in another order.
+        assert mine["metrics"]["validation_nll"]["value"] == pytest.approx(
+            theirs["metrics"]["validation_nll"]["value"], rel=1e-4
+        )
+    assert first["runs"][0]["metrics"]["validation_nll"] != first["runs"][1]["metrics"]["validation_nll"]
 
 
 NARROW, WIDE = curve(0.016), curve(0.0015, best=0.098)

@@ -41,7 +41,7 @@ def rate_advice(record: dict) -> list[str]:
     known = [curve for curve in record["curves"] if curve["best"] and len(record["learning_rates"]) > 1]
     if ends := [_name(curve) for curve in known if curve["best"]["is_at_end"]]:
         out.append(f"Widen learning_rates: the best rate of {_list(ends)} is at an end of the grid.")
-    if coarse := [_name(curve) for curve in known if curve["range"]["rates"] == 1]:
+    if coarse := [_name(c) for c in known if c["range"]["rates"] == 1 and not c["best"]["is_at_end"]]:
         out.append(
             f"Give learning_rates closer together: only the best one is within {_percent(record['within'])}, so that "
             f"the range is read off straight lines to its neighbours and comes out too narrow ({_list(coarse)})."
@@ -51,6 +51,10 @@ def rate_advice(record: dict) -> list[str]:
 
 def _list(names: Sequence[str]) -> str:
     return "; ".join(names)
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'' if count == 1 else 's'}"
 
 
 def _percent(share: float) -> str:
@@ -70,7 +74,7 @@ def _range(curve: dict, record: dict) -> str:
     return (
         f"{name}: within {_percent(record['within'])} of its best {metric_name(record['metric'])} "
         f"({best['value']:.4g} at {exact(best['learning_rate'])}) from a learning rate of {low} to {high}, a factor of "
-        f"{_bounded(found['factor'])}, over {curve['seeds']} seeds{versus}."
+        f"{_bounded(found['factor'])}, over {_seeds(curve['seeds'])}{versus}."
     )
 
 
