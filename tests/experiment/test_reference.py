@@ -14,8 +14,9 @@ from stabledllm.errors import UserError
 from stabledllm.experiment.at_once import in_words
 from stabledllm.experiment.budget import rows_seen, run_share, standard_steps, steps_at
 from stabledllm.experiment.checks import check_experiment
+from stabledllm.experiment.grid import title_of
 from stabledllm.experiment.planned import runs_of
-from stabledllm.experiment.reference import check_reference, shown_name
+from stabledllm.experiment.reference import check_reference
 from stabledllm.experiment.run import run_experiment
 from stabledllm.experiment.side_by_side import SideBySide
 from stabledllm.reports.html import write_report
@@ -104,7 +105,7 @@ def test_its_runs_are_planned_counted_and_named():
     assert "(2 methods + 2 other budgets of Standard) x 3 seeds = 12 runs" in said
     assert "standard: 32 rows a step, 0.75 times Standard's forward passes" in said
     run = TrainSettings(out="x/runs/standard@2x/seed-1")
-    assert (shown_name(run), shown_name(TrainSettings())) == ("standard@2x", "standard")
+    assert (title_of(run), title_of(TrainSettings())) == ("standard@2x, seed 42", "standard, seed 42")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from stabledllm.config.settings import (
 )
 from stabledllm.data.kinds import kind_of
 from stabledllm.data.splits import has_test, has_validation, is_held_out
+from stabledllm.experiment.grid import counted
 from stabledllm.experiment.planned import Planned
 from stabledllm.experiment.side_by_side import SideBySide
 from stabledllm.lab.from_settings import build_measuring, build_probing
@@ -68,18 +69,17 @@ def of_experiment(settings: ExperimentSettings, runs: Sequence[Planned], beside:
     yield _BEGINNING
     yield _line("load", _model(base, training=True))
     yield from _rows_of_training(base.data)
-    others = sum(run.multiple != 1 for run in runs)
-    of_standard = f" + {_counted(others, 'other budget')} of Standard" if others else ""
-    compared = _counted(len(runs) - others, "method") + of_standard
-    yield _line("train", f"{f'({compared})' if others else compared} x {_counted(len(seeds), 'seed')} = "
+    kinds = [run for run in runs if run.cell == runs[0].cell]
+    yield _line("train", f"{counted(settings)} x {_counted(len(seeds), 'seed')} = "
                 f"{_counted(len(runs) * len(seeds), 'run')}, at equal "
                 f"{settings.equal}{'; ' + beside.sentence() if beside.jobs > 1 else ''}")  # fmt: skip
-    for planned in runs:
+    for planned in kinds:
         probed = f"; p(t) once: {_probed(planned.method, base)}" if planned.method.needs_p else ""
         longer = f", {planned.multiple:g} times Standard's forward passes" if planned.multiple != 1 else ""
         yield _line("", f"{planned.settings.method}: {planned.settings.batch} rows a step{longer}{probed}")
-    yield _line("write", f"{_folder(settings.out)}: results.json, runs/METHOD/seed-N with the model of each")
-    yield from _memory([planned.settings for planned in runs])
+    yield _line("write", f"{_folder(settings.out)}: results.json, runs/METHOD/{runs[0].cell.pattern}seed-N with the "
+                f"model of each")  # fmt: skip
+    yield from _memory([planned.settings for planned in kinds])
 
 
 def of_decompose(settings: DecomposeSettings) -> Iterator[str]:

@@ -52,6 +52,11 @@ def power(
         answer(filled(describe_seeds(difference, sd, correlation, wanted=power, methods=methods or 1)))
         return
     results = read(stored / "results.json" if stored.is_dir() else stored, "results")
+    if results.get("rates"):
+        raise UserError(
+            f"{stored}: expected an experiment at one learning rate, found a grid of them; write --sd, which the table "
+            f"of its runs tells."
+        )
     found = comparable_values(results["runs"], run_methods(results), run_metrics(results))
     if not found:
         raise UserError(

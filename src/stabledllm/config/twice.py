@@ -1,4 +1,4 @@
-"""Refuses what is given twice: a method, seed or budget, whose run would count twice, and a key on the command line."""
+"""Refuses what is given twice: a method, seed, budget or learning rate, whose run would count twice; a typed key."""
 
 from __future__ import annotations
 
@@ -24,22 +24,13 @@ def refuse_equal_methods(methods: list[str]) -> list[str]:
     return _refuse_equal(methods, lambda name: frozenset(VIEWS.get(p.strip(), p.strip()) for p in name.split("+")))
 
 
-def refuse_equal_seeds(seeds: list[int]) -> list[int]:
-    """The seeds, if each is named once.
+def refuse_equal_numbers(numbers: list[float]) -> list[float]:
+    """The numbers, such as seeds or learning rates, if each is named once.
 
     Raises:
         PydanticCustomError: naming the first that does not.
     """
-    return _refuse_equal(seeds, lambda seed: seed)
-
-
-def refuse_equal_multiples(multiples: list[float]) -> list[float]:
-    """The multiples of a budget, if no two of them are written alike, as the names of their runs' folders would be.
-
-    Raises:
-        PydanticCustomError: naming the first two.
-    """
-    return _refuse_equal(multiples, lambda multiple: f"{multiple:g}")
+    return _refuse_equal(numbers, lambda number: number)
 
 
 class Once:

@@ -19,10 +19,11 @@ from stabledllm.data.streamable import refuse_unstreamable
 from stabledllm.errors import Gathered, UserError
 from stabledllm.experiment.check_list import OF_STREAMED_DATA, SPLITS, Checks, gather
 from stabledllm.experiment.compared import refuse_estimator, runs_compared
+from stabledllm.experiment.grid import counted
 from stabledllm.experiment.idle import Run, idle_overrides
 from stabledllm.experiment.needed import check_comparable, check_evaluated, check_needed, check_views
 from stabledllm.experiment.other_work import checks_of_out
-from stabledllm.experiment.reference import check_reference, other_multiples
+from stabledllm.experiment.rate_checks import check_varied
 from stabledllm.experiment.response_checks import of_density
 from stabledllm.experiment.run_checks import (
     check_clip,
@@ -104,10 +105,7 @@ def in_words(settings: TrainSettings | ExperimentSettings) -> str:
     """A few words on what a recipe is."""
     if isinstance(settings, TrainSettings):
         return f"a training run of {settings.model} with method {settings.method}"
-    methods, seeds = _counted(settings.methods, "method"), _counted(settings.seeds, "seed")
-    if others := other_multiples(settings):
-        methods = f"({methods} + {_counted(others, 'other budget')} of Standard)"
-    return f"an experiment of {methods} x {seeds} with {settings.base.model}"
+    return f"an experiment of {counted(settings)} x {_counted(settings.seeds, 'seed')} with {settings.base.model}"
 
 
 def _counted(things: list, what: str) -> str:
@@ -132,7 +130,8 @@ def _of_recipe(settings: TrainSettings | ExperimentSettings, repeated: bool) -> 
     if isinstance(settings, ExperimentSettings):
         yield "p_of_t", partial(refuse_density, run)
         yield "grpo.estimator", partial(refuse_estimator, run)
-        yield "standard_at methods objective block_schedule", partial(check_reference, settings)
+        keys = "standard_at learning_rates max_grad_norms methods objective block_schedule data"
+        yield keys, partial(check_varied, settings)
     yield from of_run(run)
     yield _OF_STREAMS, partial(refuse_unstreamable, run, getattr(settings, "equal", "steps"))
     yield "trainer eval_every save_every", partial(refuse_idle, run)

@@ -22,7 +22,8 @@ from stabledllm.experiment.budget import steps_at
 from stabledllm.experiment.needed import NOTHING_TO_COMPARE
 from stabledllm.experiment.plan import refuse_other
 from stabledllm.experiment.planned import Planned, runs_of
-from stabledllm.experiment.reference import check_reference, other_multiples, refuse_equal_budgets
+from stabledllm.experiment.rate_checks import check_varied
+from stabledllm.experiment.reference import other_multiples, refuse_equal_budgets
 from stabledllm.experiment.validation import validate_run
 from stabledllm.lab.measure.probe_and_fit import check_probe
 from stabledllm.method_checks import check_marks, check_model
@@ -33,7 +34,7 @@ from stabledllm.training.arguments import training_arguments
 
 @dataclass(frozen=True)
 class Checked:
-    """One run of every method, the model and the data of an experiment that has passed its checks."""
+    """The runs of one seed, the model and the data of an experiment that has passed its checks."""
 
     runs: list[Planned]
     loaded: LoadedModel
@@ -50,9 +51,9 @@ def check_experiment(settings: ExperimentSettings, say: Callable[[str], None]) -
     if base.p_of_t:
         raise UserError(f"key 'base.p_of_t': expected none, as an experiment fits its own, found '{base.p_of_t}'.")
     refuse_unstreamable(base, settings.equal)
-    check_reference(settings)
+    check_varied(settings)
     runs = runs_of(settings)
-    _refuse_repeated("methods", [run.name for run in runs])
+    _refuse_repeated("methods", [run.name for run in runs if run.cell == runs[0].cell])
     _refuse_repeated("seeds", settings.seeds)
     for run in runs:
         validate_run(run)

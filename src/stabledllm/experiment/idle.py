@@ -154,6 +154,7 @@ _SHARED = (
     "views_per_forward", "eval_every", "eval_draws", "untuned",
 )  # fmt: skip
 _EXPERIMENT = {"base.method": "methods", "base.seed": "seeds", "base.out": "out"}
+_GRID = {"base.trainer.learning_rate": "learning_rates", "base.trainer.max_grad_norm": "max_grad_norms"}
 _NOT_FITTED = (
     "trainer.", "steps", "epochs", "eval_every", "eval_draws", "untuned", "save_every", "log_every", "decoding.",
     "adaptive.", "image_decoding.", "clip", "generate_batch", "order_seed", "packing", "group_by_length",
@@ -182,6 +183,8 @@ def idle_overrides(
     for key in _keys(overrides):
         if prefix and key in _EXPERIMENT:
             raise UserError(f"key '{key}': expected {_EXPERIMENT[key]}, which decides it in an experiment.")
+        if prefix and getattr(settings, _GRID.get(key, ""), None):
+            raise UserError(f"key '{key}': expected {_GRID[key]} alone, which decides it here, found both.")
         all_notes += _notes_on(key, key.removeprefix(prefix), runs, _RUN)
         if f"{key}.".startswith("ppots.") and runs[0].settings.p_of_t:
             all_notes.append(f"note: key '{key}' does nothing: nothing is probed where p_of_t is given")

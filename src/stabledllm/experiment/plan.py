@@ -25,8 +25,9 @@ from stabledllm.runtime.secrets import hidden
 from stabledllm.training.arguments import DEFAULTS
 from stabledllm.training.identity import trainer_in_force
 
-FREE = ("methods", "seeds", "standard_at", "out", "baselines")
+FREE = ("methods", "seeds", "learning_rates", "max_grad_norms", "standard_at", "out", "baselines")
 """Settings that may be extended or changed later."""
+_VARIED = "varied"
 
 
 def refuse_other(out: Path, settings: ExperimentSettings, data: DataBundle | None = None) -> None:
@@ -42,6 +43,8 @@ def refuse_other(out: Path, settings: ExperimentSettings, data: DataBundle | Non
     if not path.is_file():
         return
     stored = read_json(path)
+    if stored.get(_VARIED, []) != (varied := _varied(settings)):  # values may be added; the folders of runs are others
+        refuse_differing(path, _VARIED, stored.get(_VARIED, []), varied)
     # Keys that did not exist when the folder was begun get their defaults.
     saved_settings = check(stored.get("settings", {}), ExperimentSettings, str(path))
     # Rows may have another name and still be the same; their digest is compared below.
@@ -70,8 +73,13 @@ def claim(out: Path, settings: ExperimentSettings, data: DataBundle, say: Callab
             say(f"note: {out} was begun with other versions of {changed}; it goes on")
         return False
     mine = {key: value for key, value in settings.model_dump().items() if key not in FREE}
-    write_json(path, {"settings": mine, "data": digest(data), "versions": versions()})
+    write_json(path, {"settings": mine, _VARIED: _varied(settings), "data": digest(data), "versions": versions()})
     return True
+
+
+def _varied(settings: ExperimentSettings) -> list[str]:
+    """The keys of the grid that are given."""
+    return [key for key in ("learning_rates", "max_grad_norms") if getattr(settings, key)]
 
 
 def digest(data: DataBundle) -> str:

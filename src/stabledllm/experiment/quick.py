@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from stabledllm.config.settings import ExperimentSettings
 from stabledllm.lab.quick import FIT
 
-STEPS, SEEDS, VALIDATION_ROWS, TEST_ROWS = 20, 2, 64, 16
+STEPS, SEEDS, RATES, VALIDATION_ROWS, TEST_ROWS = 20, 2, 2, 64, 16
 """Most of each, where it is not typed."""
 
 
 def quickened(settings: ExperimentSettings, typed: Sequence[str]) -> ExperimentSettings:
     """The settings with at most :data:`STEPS` steps, :data:`SEEDS` seeds and few rows to evaluate on and to probe.
+
+    Of a grid the lowest and the highest learning rate stay, and one clipping norm.
 
     They are written to ``OUT-quick``, since they are another experiment. A warm-up is cut with the steps.
 
@@ -36,6 +38,10 @@ def quickened(settings: ExperimentSettings, typed: Sequence[str]) -> ExperimentS
     run["data"] = data.model_copy(update=fewer)
     own = {"base": base.model_copy(update=run)}
     own |= {} if "seeds" in typed else {"seeds": settings.seeds[:SEEDS]}
+    if len(rates := settings.learning_rates) > RATES and "learning_rates" not in typed:
+        own["learning_rates"] = [min(rates), max(rates)]
+    if "max_grad_norms" not in typed:
+        own["max_grad_norms"] = settings.max_grad_norms[:1]
     own |= {} if "out" in typed else {"out": f"{settings.out.rstrip('/')}-quick"}
     return settings.model_copy(update=own)
 

@@ -7,12 +7,11 @@ forwards Standard is the method itself. Loads no torch.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-from stabledllm.config.settings import ExperimentSettings, TrainSettings
+from stabledllm.config.settings import ExperimentSettings
 from stabledllm.errors import UserError
-from stabledllm.experiment.compared import name_of
 from stabledllm.noise.parts import STANDARD
+from stabledllm.reports.labels import exact
 
 _NAME = re.compile(rf"{STANDARD}@(\d.*)x")
 
@@ -23,7 +22,7 @@ def name_at(multiple: float) -> str:
     >>> name_at(1.5), name_at(1.0)
     ('standard@1.5x', 'standard')
     """
-    return STANDARD if multiple == 1 else f"{STANDARD}@{multiple:g}x"
+    return STANDARD if multiple == 1 else f"{STANDARD}@{exact(multiple)}x"
 
 
 def multiple_of(name: str) -> float | None:
@@ -34,12 +33,6 @@ def multiple_of(name: str) -> float | None:
     """
     found = _NAME.fullmatch(name)
     return float(found[1]) if found else None
-
-
-def shown_name(run: TrainSettings) -> str:
-    """The name under which a run of an experiment is shown: its method's, or Standard's at another budget."""
-    folder = Path(run.out).parent.name
-    return name_of(run) if multiple_of(folder) is None else folder
 
 
 def other_multiples(settings: ExperimentSettings) -> list[float]:

@@ -18,7 +18,6 @@ from stabledllm.evaluation.journal import Journal
 from stabledllm.evaluation.progress import shared_bar
 from stabledllm.evaluation.ranks import ALONE
 from stabledllm.evaluation.validation import row_forwards, validation_nll
-from stabledllm.experiment.advice import advice
 from stabledllm.experiment.board import Board
 from stabledllm.experiment.budget import rows_per_step, run_share
 from stabledllm.experiment.checks import Checked, check_experiment
@@ -26,12 +25,12 @@ from stabledllm.experiment.claims import attempt, divergence, failure, finished,
 from stabledllm.experiment.compared import of_responses
 from stabledllm.experiment.compute_saved import compute_saved
 from stabledllm.experiment.duration import telling_time
+from stabledllm.experiment.grid import run_folder, title_of
 from stabledllm.experiment.notes import notes
 from stabledllm.experiment.plan import claim
 from stabledllm.experiment.planned import Planned
-from stabledllm.experiment.reference import multiple_of, shown_name
-from stabledllm.experiment.statements import statements
-from stabledllm.experiment.summary import summarise
+from stabledllm.experiment.reference import multiple_of
+from stabledllm.experiment.results import over_methods, over_rates
 from stabledllm.experiment.workers import POLL, train_all
 from stabledllm.forward.blocks import loss_meter
 from stabledllm.lab.fit import fitted_for, save_fit
@@ -41,6 +40,7 @@ from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.ppots.fitted_for import canonical
 from stabledllm.ppots.record import FittedDensity
+from stabledllm.reports.spikes import outlier_steps
 from stabledllm.runtime.files import read_json, write_json
 from stabledllm.runtime.folders import remove_empty, sweep, writable_folder
 from stabledllm.runtime.locks import waiting_for
@@ -54,7 +54,7 @@ from stabledllm.training.screen import QUIET
 
 SCHEMA = "stabledllm/results/1"
 _KEPT = ("method", "seed", "status", "diverged", "metrics", "forward_passes", "probe_forward_passes", "steps")
-_KEPT += ("rollout_forward_rows", "seconds", "history")
+_KEPT += ("rollout_forward_rows", "seconds", "history", "learning_rate", "max_grad_norm", "outlier_steps")
 UNTUNED = "untuned"
 Say = Callable[[str], None]
 
@@ -95,13 +95,11 @@ def run_experiment(
     data = checked.data
     with waiting_for(out / "setup.lock", say):  # the first of several processes makes what all need
         untuned, densities = _set_up(out, settings, checked, say)
-    planned = [
-        _run_settings(settings, run, seed, densities[run.name], data) for seed in settings.seeds for run in checked.runs
-    ]
+    planned = _all_runs(settings, checked.runs, densities, data)
     forget_failures([run for run in planned if is_free(run)])
 
     def ended() -> dict:
-        return collect(out, settings, [run.name for run in checked.runs], untuned, coarse)
+        return collect(out, settings, checked.runs, untuned, coarse)
 
     if jobs > 1 or devices:
         with Board(planned, say, jobs=jobs) as board:
@@ -111,7 +109,7 @@ def run_experiment(
     results = ended()
     failed = [run for run in planned if failure(run) is not None]
     if failed:
-        first = f"{shown_name(failed[0])} with seed {failed[0].seed} ({failure(failed[0])})"
+        first = f"{title_of(failed[0]).replace(', seed', ' with seed')} ({failure(failed[0])})"
         raise UserError(
             f"{out}: expected {len(planned)} runs to finish, found {len(failed)} that failed, the first {first}; the "
             f"same command tries them again."
@@ -130,7 +128,7 @@ def _one_by_one(
                 attempt(run, lambda settings: train(settings, data=data, say=say, screen=QUIET, untuned=False))
                 if finished(run) or failure(run) is not None:
                     if end := divergence(run):
-                        say(f"{shown_name(run)}, seed {run.seed}: diverged {end}")
+                        say(f"{title_of(run)}: diverged {end}")
                     left.remove(run)
                     shown.update()
                     ended()
@@ -141,41 +139,52 @@ def _one_by_one(
 
 
 def collect(
-    out: Path, settings: ExperimentSettings, methods: list[str], untuned: dict | None, coarse: str | None = None
+    out: Path, settings: ExperimentSettings, planned: Sequence[Planned], untuned: dict | None, coarse: str | None = None
 ) -> dict:
-    """Write ``results.json`` from the finished runs' own files, and return its content."""
+    """Write ``results.json`` from the finished runs' own files, and return its content.
+
+    Args:
+        planned: one run of every method, at every learning rate or budget.
+    """
     records = [
-        read_json(path, RUN_SCHEMA) | {"method": name}  # a record names the method, not a published estimator
-        for name in methods
+        record
+        for run in planned
         for seed in settings.seeds
-        if (path := run_folder(out, name, seed) / "run.json").is_file()
+        if (record := _record(out, settings, run, seed)) is not None
     ]
     count = sum(diverged(record) is not None for record in records)
     lost = {"diverged": count} if count else {}
     every = [{key: record[key] for key in _KEPT if key in record} for record in records]
     runs, reference = ([r for r in every if (multiple_of(r["method"]) is not None) == other] for other in (False, True))
+    compared = over_rates(runs, settings) if settings.learning_rates else over_methods(runs, settings)
     results = {
         "schema": SCHEMA,
         "config": settings.model_dump(),
         "versions": versions(),
         "device": records[0]["device"] if records else device_name(),
-        "status": {"finished": len(every), "planned": len(methods) * len(settings.seeds)} | lost,
+        "status": {"finished": len(every), "planned": len(planned) * len(settings.seeds)} | lost,
         "untuned": untuned,
         "runs": runs,
-        "summary": (summary := summarise(runs, settings.baselines)),
-        "advice": [coarse] if coarse else advice(runs, summary),
-        "statements": statements(runs, summary),
+        **compared,
         "notes": notes("budget" if of_responses(settings.base) else settings.equal, records),
     }
     if settings.standard_at:
         results |= {"reference_runs": reference, "compute_saved": compute_saved(runs, reference)}
+    if coarse:
+        results["advice"] = [coarse]
     write_json(out / "results.json", results)
     return results
 
 
-def run_folder(out: Path, method: str, seed: int) -> Path:
-    """The folder of one run."""
-    return out / "runs" / method / f"seed-{seed}"
+def _record(out: Path, settings: ExperimentSettings, run: Planned, seed: int) -> dict | None:
+    """The record of a finished run; its outlier steps are counted where learning rates are compared."""
+    folder = run_folder(out, run.name, seed, run.cell)
+    if not (folder / "run.json").is_file():
+        return None
+    own = {"method": run.name} | run.cell.values  # a record names the method, not a published estimator
+    if settings.learning_rates:
+        own["outlier_steps"] = len(outlier_steps(folder))
+    return read_json(folder / "run.json", RUN_SCHEMA) | own
 
 
 def _set_up(
@@ -238,19 +247,23 @@ def _density(
     return path, FittedDensity.load(path)
 
 
-def _run_settings(
+def _all_runs(
     settings: ExperimentSettings,
-    planned: Planned,
-    seed: int,
-    density: tuple[Path, FittedDensity] | None,
+    runs: Sequence[Planned],
+    densities: dict[str, tuple[Path, FittedDensity] | None],
     data: DataBundle,
-) -> TrainSettings:
-    path, fitted = density or (None, None)
-    own = {
-        "seed": seed,
-        "out": str(run_folder(Path(settings.out), planned.name, seed)),
-        "p_of_t": str(path) if path else None,
-    }
-    sampler = fitted.sampler if fitted else None
-    share = run_share(planned.method, seed, settings, sampler, data.train, planned.multiple)
-    return planned.settings.model_copy(update=own | share)
+) -> list[TrainSettings]:
+    """The settings of every run, seed by seed, so that runs of one seed are there to be compared early."""
+    shares: dict[tuple[str, int], dict] = {}  # counted once, since a learning rate changes no forward
+    out = []
+    for seed in settings.seeds:
+        for run in runs:
+            path, fitted = densities[run.name] or (None, None)
+            if (key := (run.name, seed)) not in shares:
+                sampler = fitted.sampler if fitted else None
+                shares[key] = run_share(run.method, seed, settings, sampler, data.train, run.multiple)
+            trainer = shares[key].get("trainer", run.settings.trainer) | run.cell.values
+            folder = run_folder(Path(settings.out), run.name, seed, run.cell)
+            own = {"seed": seed, "out": str(folder), "p_of_t": str(path) if path else None}
+            out.append(run.settings.model_copy(update=own | shares[key] | {"trainer": trainer}))
+    return out

@@ -9,7 +9,7 @@ from pathlib import Path
 from stabledllm.config.run_folder import PROGRESS
 from stabledllm.config.settings import TrainSettings
 from stabledllm.experiment.claims import claimant, divergence, failure, finished
-from stabledllm.experiment.reference import shown_name
+from stabledllm.experiment.grid import title_of
 
 OVER = ("finished", "diverged")
 """The kinds of runs that are not repeated."""
@@ -30,8 +30,8 @@ class State:
 
     @property
     def name(self) -> str:
-        """The run's name for readers: its method, or Standard's other budget, and its seed."""
-        return f"{shown_name(self.run)}, seed {self.run.seed}"
+        """The run's name for readers: its method, its learning rate or budget where several are compared, its seed."""
+        return title_of(self.run)
 
     @classmethod
     def of(cls, run: TrainSettings) -> State:

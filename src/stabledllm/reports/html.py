@@ -16,6 +16,7 @@ from stabledllm.reports.labels import label
 from stabledllm.reports.policy_noise import policy_table
 from stabledllm.reports.preferences import preference_table
 from stabledllm.reports.published import published_table
+from stabledllm.reports.rates import rate_tables
 from stabledllm.reports.saved import curve_table, saved_metrics, saved_table
 from stabledllm.reports.spikes import spike_sentences, spikes_of, spikes_table
 from stabledllm.reports.stored import Stored, array, base_of, finished_planned, gather, noise_of, run_metrics
@@ -142,17 +143,31 @@ def _experiment(stored: Stored) -> dict | None:
     return {
         "finished": finished,
         "planned": planned,
+        "rates": data_uri(figures.rate_curves(results)),
+        **(_over_rates(results) if results.get("rates") else _over_methods(results)),
+        "cost": run_tables.cost_table(results, label) if results["runs"] else None,
+        "runs": run_tables.runs_table(results, label) if results["runs"] else None,
+        "notes": results.get("notes") or [],
+        "pictures": side_by_side(stored.results_folder, results),
+    }
+
+
+def _over_rates(results: dict) -> dict:
+    """What is shown of a grid of learning rates, of whose runs a mean over all would say nothing."""
+    drawn = dict.fromkeys(("responses", "loss", "evaluation", "final", "saved", "published"))
+    return drawn | {"of_grid": True, "metrics": list(rate_tables(results, label))}
+
+
+def _over_methods(results: dict) -> dict:
+    return {
+        "of_grid": False,
         "responses": data_uri(figures.response_curves(results)),
         "loss": data_uri(figures.loss_curves(results)),
         "evaluation": data_uri(figures.eval_curves(results)),
         "final": data_uri(figures.final_metrics(results)),
         "saved": [_saved(results, entry) for entry in saved_metrics(results)],
         "metrics": [t for m in run_metrics(results) for t in _of_metric(results, m)],
-        "cost": run_tables.cost_table(results, label) if results["runs"] else None,
-        "runs": run_tables.runs_table(results, label) if results["runs"] else None,
         "published": published_table(results, label),
-        "pictures": side_by_side(stored.results_folder, results),
-        "notes": results.get("notes") or [],
     }
 
 

@@ -94,6 +94,26 @@ def _part_label(part: str) -> str:
     return f"{_PARTS[name]}-{part.removeprefix(name)}" if name != part and name in _PARTS else _PARTS.get(part, part)
 
 
+def exact(value: float) -> str:
+    """A number as short as tells it from every other.
+
+    >>> exact(0.002), exact(1.0), exact(1e-5)
+    ('0.002', '1', '1e-05')
+    """
+    return repr(float(value)).removesuffix(".0")
+
+
+def clipping(norm: float | None) -> list[str]:
+    """How gradients are clipped, in words; an empty list where that is not varied.
+
+    >>> clipping(1.0), clipping(0.0), clipping(None)
+    (['clipped at 1'], ['unclipped'], [])
+    """
+    if norm is None:
+        return []
+    return [f"clipped at {exact(norm)}" if norm else "unclipped"]
+
+
 def metric_name(metric: str) -> str:
     """The metric's name within a sentence."""
     return METRIC_NAMES.get(metric, metric.replace("_", " "))

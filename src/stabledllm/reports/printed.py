@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from stabledllm.reports import numbers as fmt
 from stabledllm.reports.block_tables import blocks_sentences, blocks_table
 from stabledllm.reports.labels import METRIC_LABELS
+from stabledllm.reports.rates import rate_tables
 from stabledllm.reports.saved import saved_sentences, saved_table
 from stabledllm.reports.stored import number, value
 from stabledllm.reports.table import filled
@@ -73,6 +74,9 @@ def change_in_words(record: dict) -> str:
 def experiment_text(results: dict, wide: bool = True) -> Iterator[str]:
     """Yields the tables of a results.json, the statements on the methods, and the notes; ``wide`` as above."""
     measured = {entry["metric"] for entry in results["summary"]}
+    if results.get("rates"):
+        yield from (f"{table.text(wide=wide)}\n" for table in rate_tables(results))
+        measured = set()  # at every learning rate, in the tables above
     for metric in METRIC_LABELS:
         if metric in measured:
             yield f"{metrics_table(results, metric).text(wide=wide)}\n"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from stabledllm.reports import numbers as fmt
-from stabledllm.reports.labels import metric_label
+from stabledllm.reports.labels import exact, metric_label
 from stabledllm.reports.stored import diverged_at, number, reference_runs, run_methods, run_metrics
 from stabledllm.reports.table import Table
 from stabledllm.reports.tables import DIVERGED, Name, seeds_of
@@ -47,14 +47,20 @@ def _span(runs: list[dict], key: str, show: Callable[[object], str]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+_VARIED = {"learning_rate": "learning rate", "max_grad_norm": "clipped at"}
+"""What runs of a grid differ in, by its stored name."""
+
+
 def runs_table(results: dict, name: Name = str) -> Table:
     """The table of every finished run with its metrics, steps, forward passes and time."""
     metrics, costs = run_metrics(results), _costs_of(results)
     runs = [*results["runs"], *reference_runs(results)]
+    varied = {key: title for key, title in _VARIED.items() if any(key in r for r in runs)}
     order = {m: i for i, m in enumerate(dict.fromkeys([*run_methods(results), *(r["method"] for r in runs)]))}
     rows = [
         (
             name(r["method"]),
+            *(exact(r[key]) if number(r.get(key)) >= 0 else fmt.NONE for key in varied),
             str(r["seed"]),
             *(fmt.with_error((r.get("metrics") or {}).get(m)) for m in metrics),
             _steps_of(r),
@@ -62,7 +68,13 @@ def runs_table(results: dict, name: Name = str) -> Table:
         )
         for r in sorted(runs, key=lambda r: (order[r["method"]], str(r["seed"]).zfill(9)))
     ]
-    columns = ("method", "seed", *(metric_label(m) for m in metrics), *(title for title, _ in costs.values()))
+    columns = (
+        "method",
+        *varied.values(),
+        "seed",
+        *(metric_label(m) for m in metrics),
+        *(title for title, _ in costs.values()),
+    )
     return Table(
         "Every run", columns, tuple(rows), "± is the standard error over the evaluation's rows, not over seeds."
     )

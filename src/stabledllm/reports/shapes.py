@@ -52,8 +52,20 @@ _RUN = {
     "diverged": {"step": NUMBER, "what": str},
     "metrics": dict,
     "history": [Needed({"step": Needed(NUMBER)})],
+    "learning_rate": NUMBER,
+    "max_grad_norm": NUMBER,
 }
 _SAVED = _RATIO | {"method": Needed(str), "side": str, "wall_time": _RATIO, "seconds_per_forward": _RATIO}
+_END = {"value": Needed(NUMBER), "is": str}
+_CURVE = {
+    "method": Needed(str),
+    "max_grad_norm": NUMBER,
+    "points": Needed([Needed({"learning_rate": Needed(NUMBER), "n": Needed(int), "n_diverged": Needed(int)})]),
+    "best": {"learning_rate": Needed(NUMBER), "value": Needed(NUMBER)},
+    "range": {"low": Needed(_END), "high": Needed(_END), "factor": Needed(_END)},
+    "versus_standard": {"ratio": {"value": NUMBER, "is": str}, "best": dict},
+}
+"""Final losses over learning rates."""
 
 
 def _methods(first: str, *more: str) -> list:
@@ -113,6 +125,11 @@ SHAPES = {
         "summary": Needed(
             [Needed({"method": Needed(str), "metric": Needed(str), "n": NUMBER, "versus_standard": dict})]
         ),
+        "rates": {
+            "metric": Needed(str),
+            "learning_rates": Needed([Needed(NUMBER)]),
+            "curves": Needed([Needed(_CURVE)]),
+        },
     },
 }
 """For each kind of file, the shape of the places that the report reads."""

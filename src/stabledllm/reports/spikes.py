@@ -44,12 +44,12 @@ def spikes_of(folder: Path, runs: Path | None = None) -> list[Spikes]:
 
 def _of_run(run: Path, name: str) -> Spikes:
     replays = [read(path, "replay") for path in sorted((run / _REPLAYS).glob("step-*.json"))]
-    return Spikes(name, run, _lines(run / _SPIKES), {replay["step"]: replay for replay in replays})
+    return Spikes(name, run, outlier_steps(run), {replay["step"]: replay for replay in replays})
 
 
-def _lines(path: Path) -> list[dict]:
-    """The lines of ``spikes.jsonl``; one that a kill cut in half is left out."""
-    found = {}
+def outlier_steps(run: Path) -> list[dict]:
+    """The outlier steps noted in a run's folder, in order; a line that a kill cut in half is left out."""
+    path, found = run / _SPIKES, {}
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
             line = json.loads(text)

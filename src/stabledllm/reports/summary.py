@@ -202,7 +202,7 @@ def training(results: dict) -> list[str]:
     out = []
     if planned and finished < planned:
         out.append(f"{finished} of {planned} runs have finished; what follows may change.")
-    for metric in run_metrics(results):
+    for metric in run_metrics(results) if not results.get("rates") else ():  # else at each learning rate, in tables
         out += _metric(results, metric)
     return out + [sentence for sentence in results.get("statements") or [] if isinstance(sentence, str)]
 

@@ -15,7 +15,7 @@ from stabledllm.config.settings.policy import GRPOSettings
 from stabledllm.config.settings.preference import DPOSettings
 from stabledllm.config.settings.values import MOST, Name, PathText, Seed
 from stabledllm.config.trainer_keys import TrainerSettings
-from stabledllm.config.twice import refuse_equal_methods, refuse_equal_multiples, refuse_equal_seeds
+from stabledllm.config.twice import refuse_equal_methods, refuse_equal_numbers
 from stabledllm.config.typed import Strict
 
 GivenTrainerSettings = Annotated[
@@ -139,7 +139,7 @@ class TrainSettings(ModelSettings):
 
 
 class ExperimentSettings(Strict):
-    """One training run for every method and seed."""
+    """One training run for every method and seed, and at every learning rate where several are given."""
 
     base: TrainSettings = TrainSettings()
     """The run that every method and seed varies."""
@@ -157,6 +157,12 @@ class ExperimentSettings(Strict):
     step follow from its mean cost (half for 2 views), its steps from what it will draw. ``steps``: the same rows and
     steps, as in the paper, whatever they cost. With pairs and policy gradients both are the same: a response has the
     same budget of forwards under every method."""
+    learning_rates: list[Annotated[float, Field(gt=0)]] = []
+    """Learning rates at which every method is run with every seed, in the place of ``base.trainer.learning_rate``: over
+    how wide a range of them a method ends near its best. Without it the one of ``base``."""
+    max_grad_norms: list[Annotated[float, Field(ge=0)]] = []
+    """Norms to clip gradients at, each with every learning rate, in the place of ``base.trainer.max_grad_norm``; 0: no
+    clipping. Without it the one of ``base``."""
     baselines: list[str] = ["standard", "clipped"]
     """Methods whose best run a method's worst run is compared with."""
     out: PathText = "runs/experiment"
@@ -167,12 +173,7 @@ class ExperimentSettings(Strict):
     def _methods_once(cls, methods: list[str]) -> list[str]:
         return refuse_equal_methods(methods)
 
-    @field_validator("standard_at")
+    @field_validator("seeds", "standard_at", "learning_rates", "max_grad_norms")
     @classmethod
-    def _multiples_once(cls, multiples: list[float]) -> list[float]:
-        return refuse_equal_multiples(multiples)
-
-    @field_validator("seeds")
-    @classmethod
-    def _seeds_once(cls, seeds: list[int]) -> list[int]:
-        return refuse_equal_seeds(seeds)
+    def _numbers_once(cls, numbers: list[float]) -> list[float]:
+        return refuse_equal_numbers(numbers)

@@ -7,6 +7,7 @@ from stabledllm.reports.figures.densities import densities
 from stabledllm.reports.figures.equal_compute import equal_compute
 from stabledllm.reports.figures.fit import fit
 from stabledllm.reports.figures.metrics import final_metrics
+from stabledllm.reports.figures.rates import rate_curves
 from stabledllm.reports.figures.responses import response_curves
 from stabledllm.reports.figures.training import eval_curves, loss_curves
 
@@ -20,5 +21,6 @@ __all__ = [
     "final_metrics",
     "fit",
     "loss_curves",
+    "rate_curves",
     "response_curves",
 ]
