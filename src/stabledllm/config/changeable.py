@@ -32,7 +32,7 @@ MAY_CHANGE = (
 """Keys whose value may change on the way; all others have shaped the run's weights, density or counters already."""
 NEVER = ("trainer.optim", "trainer.optim_args", "trainer.optim_target_modules", "trainer.deepspeed")
 
-LEFT_OUT = {"objective.window": None, "objective.corrected": False}
+LEFT_OUT = {"objective.window": None, "objective.corrected": False, "average": None}
 """Keys that the identity of a run leaves out at these values, as runs older than they do."""
 
 

@@ -33,6 +33,15 @@ def refuse_equal_seeds(seeds: list[int]) -> list[int]:
     return _refuse_equal(seeds, lambda seed: seed)
 
 
+def refuse_equal_numbers(values: list[float]) -> list[float]:
+    """The numbers, if each is named once.
+
+    Raises:
+        PydanticCustomError: naming the first that is not.
+    """
+    return _refuse_equal(values, lambda value: value)
+
+
 class Once:
     """The keys that a command line has given so far, of which each may stand there once, as in a file."""
 

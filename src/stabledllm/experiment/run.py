@@ -19,6 +19,7 @@ from stabledllm.evaluation.progress import shared_bar
 from stabledllm.evaluation.ranks import ALONE
 from stabledllm.evaluation.validation import row_forwards, validation_nll
 from stabledllm.experiment.advice import advice
+from stabledllm.experiment.averaged import summarise_averages
 from stabledllm.experiment.board import Board
 from stabledllm.experiment.budget import rows_per_step, run_share
 from stabledllm.experiment.checks import Checked, check_experiment
@@ -52,7 +53,7 @@ from stabledllm.training.screen import QUIET
 
 SCHEMA = "stabledllm/results/1"
 _KEPT = ("method", "seed", "status", "diverged", "metrics", "forward_passes", "probe_forward_passes", "steps")
-_KEPT += ("rollout_forward_rows", "seconds", "history")
+_KEPT += ("rollout_forward_rows", "seconds", "history", "averages")
 UNTUNED = "untuned"
 Say = Callable[[str], None]
 
@@ -160,6 +161,7 @@ def collect(
         "untuned": untuned,
         "runs": runs,
         "summary": (summary := summarise(runs, settings.baselines)),
+        **({"averages": averages} if (averages := summarise_averages(runs)) else {}),
         "advice": [coarse] if coarse else advice(runs, summary),
         "statements": statements(runs, summary),
         "notes": notes("budget" if of_responses(settings.base) else settings.equal, records),

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from stabledllm.plain_text import plain_text
 from stabledllm.reports import block_tables, figures, run_tables, tables
+from stabledllm.reports.averages import average_tables
 from stabledllm.reports.images import side_by_side
 from stabledllm.reports.labels import label
 from stabledllm.reports.policy_noise import policy_table
@@ -145,7 +146,7 @@ def _experiment(stored: Stored) -> dict | None:
         "loss": data_uri(figures.loss_curves(results)),
         "evaluation": data_uri(figures.eval_curves(results)),
         "final": data_uri(figures.final_metrics(results)),
-        "metrics": [t for m in run_metrics(results) for t in _of_metric(results, m)],
+        "metrics": [t for m in run_metrics(results) for t in _of_metric(results, m)] + average_tables(results, label),
         "cost": run_tables.cost_table(results, label) if results["runs"] else None,
         "runs": run_tables.runs_table(results, label) if results["runs"] else None,
         "published": published_table(results, label),

@@ -109,6 +109,18 @@ SHAPES = {
         "summary": Needed(
             [Needed({"method": Needed(str), "metric": Needed(str), "n": NUMBER, "versus_standard": dict})]
         ),
+        "averages": [
+            Needed(
+                {
+                    "method": Needed(str),
+                    "metric": Needed(str),
+                    "average": Needed(str),
+                    "versus_last": dict,
+                    "sd_versus_last": _RATIO,
+                    "versus_standard": dict,
+                }
+            )
+        ],
     },
 }
 """For each kind of file, the shape of the places that the report reads."""
