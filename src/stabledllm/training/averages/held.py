@@ -7,6 +7,7 @@ which bfloat16 loses small moves. Here only trained weights are copied, under FS
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from stabledllm.runtime.folders import temporary_beside
 from stabledllm.training.averages.places import file_of
 from stabledllm.training.averages.rules import Rule
 
+_FACTS = "stabledllm"
+"""The entry of a file's metadata that says what the average is."""
 _WRAPPED = ("_checkpoint_wrapped_module.", "_orig_mod.", "_fsdp_wrapped_module.")
 """Parts of the names of weights that only a wrapper adds."""
 
@@ -110,7 +113,7 @@ class Averages:
                 if writes:
                     whole[key] = tensor.cpu()
             if writes:
-                write_tensors(file_of(folder, name), whole, {"average": name, "counted": str(self.counted[name])})
+                _write(file_of(folder, name), whole, name, self.counted[name])
 
     def load(self, folder: Path) -> None:
         """Take the averages of a checkpoint, onto however many ranks.
@@ -127,7 +130,7 @@ class Averages:
             with reading(path), safe_open(path, framework="pt") as file:
                 if set(file.keys()) != set(self._weights):
                     raise UserError(f"{path}: expected an average of the weights that are trained, found others.")
-                self.counted[name] = int(file.metadata()["counted"])
+                _, self.counted[name] = counted_in(file, path)
                 self._held[name] = {key: self._part(w, file.get_tensor(key)) for key, w in self._weights.items()}
 
     def _put(self, values: dict[str, Tensor]) -> None:
@@ -170,13 +173,27 @@ def plain_name(name: str) -> str:
     return name
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> None:
-    """Write tensors and facts on them to a safetensors file, whole or not at all."""
+def counted_in(file, path: Path) -> tuple[str, int]:
+    """The name of the average in an open file, and the number of steps in it.
+
+    Raises:
+        UserError: the file is no average's.
+    """
+    try:
+        facts = json.loads((file.metadata() or {})[_FACTS])
+        return str(facts["average"]), int(facts["counted"])
+    except (KeyError, ValueError, TypeError):
+        raise UserError(f"{path}: expected an average of weights, found another file.") from None
+
+
+def _write(path: Path, tensors: dict[str, Tensor], name: str, counted: int) -> None:
+    """Write an average to a safetensors file, whole or not at all; equal ones give equal bytes."""
+    facts = {_FACTS: json.dumps({"average": name, "counted": counted})}  # one entry: safetensors orders none
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     with naming(path):
         try:
-            save_file(tensors, temporary, metadata={"format": "pt", **facts})
+            save_file(tensors, temporary, metadata=facts)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from stabledllm.build import loading_options
-from stabledllm.config.from_run import known
+from stabledllm.config.given_keys import known
 from stabledllm.config.run_folder import RUN, SCHEMA, run_of
 from stabledllm.config.settings import ModelSettings
 from stabledllm.config.settings.average import WIDEST
@@ -21,11 +21,13 @@ from stabledllm.runtime.files import read_json, reading, write_json
 from stabledllm.runtime.provenance import versions
 from stabledllm.runtime.showing import busy
 from stabledllm.training.averages.fitting import Fit, fit
-from stabledllm.training.averages.held import plain_name
+from stabledllm.training.averages.held import counted_in, plain_name
 from stabledllm.training.averages.places import AVERAGES, snapshots_in
 from stabledllm.training.averages.rules import Rule
 from stabledllm.training.checkpoints import stamp
 
+_COARSE = 0.02
+"""Share of misplaced weight above which more snapshots are advised."""
 RECORD = "average.json"
 RECORD_SCHEMA = "stabledllm/average/1"
 
@@ -46,10 +48,11 @@ class Rebuilding:
     def told(self) -> str:
         """A sentence on what the average is made of, and how near it comes."""
         of = "one stored average" if len(self.files) == 1 else f"{len(self.files)} stored averages"
+        more = "; more snapshots (average.snapshots) come nearer" if self.fit.mismatch > _COARSE else ""
         return (
             f"{self.wanted.name} after step {self.step} from {of}: {self.fit.mismatch:.2%} of the weight lies on other "
             f"steps than it would, so that it differs from the average that the run would have kept by at most "
-            f"{self.fit.mismatch:.2g} of the largest distance between the weights after two of its steps"
+            f"{self.fit.mismatch:.2g} of the largest distance between the weights after two of its steps{more}"
         )
 
 
@@ -67,7 +70,8 @@ def plan_rebuilding(run: Path, width: float, step: int | None = None) -> Rebuild
     found = run_of(str(run))
     if found is None:
         raise UserError(f"average: expected the folder of a training run that has ended, found {run}.")
-    snapshots = dict(snapshots_in(found.folder))
+    every = ((n, sorted(folder.glob("power-*.safetensors"))) for n, folder in snapshots_in(found.folder))
+    snapshots = {n: paths for n, paths in every if paths}
     if not snapshots:
         raise UserError(
             f"{found.folder}: expected snapshots of power-function averages in {AVERAGES}/, found none; train with "
@@ -77,7 +81,7 @@ def plan_rebuilding(run: Path, width: float, step: int | None = None) -> Rebuild
     if at not in snapshots:
         listed = ", ".join(map(str, snapshots))
         raise UserError(f"average: expected --step to be that of a snapshot ({listed}), found {at}.")
-    files = [path for n, folder in snapshots.items() if n <= at for path in sorted(folder.glob("power-*.safetensors"))]
+    files = [path for n, paths in snapshots.items() if n <= at for path in paths]
     stored = [_stored(path) for path in files]
     wanted = Rule("power", width)
     return Rebuilding(found.folder, wanted, at, files, fit(stored, wanted, at))
@@ -130,8 +134,5 @@ def _fill(loaded: LoadedModel, files: Sequence[Path], coefficients: Sequence[flo
 def _stored(path: Path) -> tuple[Rule, int]:
     """The rule of a stored average, and the number of steps in it."""
     with reading(path), safe_open(path, framework="pt") as file:
-        facts = file.metadata() or {}
-    try:
-        return Rule("power", float(facts["average"].removeprefix("power-"))), int(facts["counted"])
-    except (KeyError, ValueError):
-        raise UserError(f"{path}: expected a snapshot of a power-function average, found another file.") from None
+        name, counted = counted_in(file, path)
+    return Rule("power", float(name.removeprefix("power-"))), counted

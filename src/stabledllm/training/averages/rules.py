@@ -68,9 +68,9 @@ class Rule:
     def profile(self, steps: np.ndarray, n: int) -> np.ndarray:
         """The weights of some steps, counted from 1, in the average after ``n`` that count; those of all n sum to 1."""
         inside = steps <= n
+        steps = np.minimum(steps, n)
         if self.kind == "ema":
-            since = np.where(inside, n - steps, 0)
-            weights = self.value**since * (1 - self.value) / -math.expm1(n * math.log(self.value))
+            weights = self.value ** (n - steps) * (1 - self.value) / -math.expm1(n * math.log(self.value))
         elif self.kind == "tail":
             weights = np.full(steps.shape, 1 / n)
         else:
