@@ -41,7 +41,7 @@ def plan(name: str, settings: TrainSettings | ExperimentSettings, layout: Layout
 
 def _refuse_sharding(run: TrainSettings, layout: Layout) -> None:
     """Refuse a sharding under which the run would be refused as well."""
-    if run.average and layout.sharding.startswith("zero"):
+    if run.average.count and layout.sharding.startswith("zero"):
         raise UserError(
             f"plan: expected --sharding ddp or fsdp2 beside 'average', found {layout.sharding}; write --sharding fsdp2."
         )

@@ -197,8 +197,6 @@ def _averages(settings: TrainSettings, shape: Shape, layout: Layout) -> tuple[fl
 
     The weights that make room for an average while it is evaluated take no more than the gradients did before.
     """
-    if settings.average is None:
-        return 0.0, 0.0
     lora = settings.lora
     trained = shape.lora_parameters(lora.rank, lora.target_modules) if lora else shape.parameters
     of_all = 4.0 * settings.average.count * trained

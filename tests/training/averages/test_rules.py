@@ -69,7 +69,7 @@ def test_the_rules_of_settings_in_the_order_of_their_keys():
     settings = AverageSettings(power=[0.1], ema=[0.99, 0.9], tail=[0.5])
     assert [rule.name for rule in rules_of(settings)] == ["ema-0.99", "ema-0.9", "tail-0.5", "power-0.1"]
     assert settings.count == 4
-    assert rules_of(None) == []
+    assert rules_of(AverageSettings()) == []
 
 
 @pytest.mark.parametrize("rule", [Rule("ema", 0.8), Rule("tail", 1.0), Rule("power", 0.1)], ids=lambda rule: rule.name)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, field_validator
 
 from stabledllm.config.twice import refuse_equal_numbers
 from stabledllm.config.typed import Strict
@@ -37,17 +36,7 @@ class AverageSettings(Strict):
     def _once(cls, values: list[float]) -> list[float]:
         return refuse_equal_numbers(values)
 
-    @model_validator(mode="after")
-    def _not_empty(self) -> AverageSettings:
-        if not self.count:
-            raise PydanticCustomError("average", "expected at least one of ema, tail and power, found none")
-        if "snapshots" in self.model_fields_set and self.snapshots and not self.power:
-            raise PydanticCustomError(
-                "average", "expected power beside snapshots, since only those averages can be rebuilt, found none"
-            )
-        return self
-
     @property
     def count(self) -> int:
-        """The number of averages."""
+        """The number of averages; 0 unless some are asked for."""
         return len(self.ema) + len(self.tail) + len(self.power)

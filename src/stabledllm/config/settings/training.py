@@ -100,8 +100,7 @@ class TrainSettings(ModelSettings):
     log_every: int = Field(10, ge=1)
     """Steps between lines of the training log."""
     spikes: SpikeSettings = SpikeSettings()
-    average: AverageSettings | None = None
-    """Averages of the weights over the steps, saved and evaluated beside the last weights; without it none."""
+    average: AverageSettings = AverageSettings()
     trainer: GivenTrainerSettings = {}  # type: ignore[assignment]
     """Other fields of transformers' TrainingArguments, by their names."""
     callbacks: list[Name] = []

@@ -79,10 +79,8 @@ class Rule:
         return np.where(inside, weights, 0.0)
 
 
-def rules_of(settings: AverageSettings | None) -> list[Rule]:
+def rules_of(settings: AverageSettings) -> list[Rule]:
     """The averages that a run is asked for, in the order of the settings' keys."""
-    if settings is None:
-        return []
     return [Rule(kind, value) for kind in ("ema", "tail", "power") for value in getattr(settings, kind)]
 
 

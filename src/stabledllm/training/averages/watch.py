@@ -57,7 +57,7 @@ class AverageWatch(TrainerCallback):
 
 
 def watch_averages(
-    trainer: EvaluatingTrainer, settings: AverageSettings | None, folder: Path, checkpoint: Path | None
+    trainer: EvaluatingTrainer, settings: AverageSettings, folder: Path, checkpoint: Path | None
 ) -> None:
     """Let a trainer keep the averages that are asked for.
 
@@ -67,7 +67,7 @@ def watch_averages(
     Raises:
         UserError: under DeepSpeed or the first version of FSDP, whose weights are not the model's own.
     """
-    if settings is None:
+    if not settings.count:
         return
     if trainer.is_deepspeed_enabled or fsdp_version(trainer) == 1:
         found = "DeepSpeed" if trainer.is_deepspeed_enabled else "FSDP version 1"
