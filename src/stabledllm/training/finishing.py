@@ -22,6 +22,7 @@ from stabledllm.evaluation.validation import mean_over_rows
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.ppots.record import FittedDensity
 from stabledllm.runtime.files import write_json
+from stabledllm.runtime.folders import sweep
 from stabledllm.runtime.provenance import device_name, versions
 from stabledllm.runtime.showing import busy
 from stabledllm.training.averages.ending import keep_averages
@@ -211,6 +212,8 @@ def _decoded(
 ) -> tuple[dict[str, dict], str]:
     """What a model generates for the test rows, scored, and a line on it; an average has a journal of its own."""
     out = Path(settings.out) / AVERAGES / average if average else Path(settings.out)
+    if average and ranks.rank == 0:
+        sweep(out)
     journal = _journal(settings, record["identity"], data.test, ranks, average)
     try:
         with shared_bar(len(data.test), "generate", "problem", ranks) as progress:

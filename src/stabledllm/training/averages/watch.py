@@ -9,6 +9,7 @@ from transformers import TrainerCallback
 
 from stabledllm.config.settings import AverageSettings
 from stabledllm.errors import UserError
+from stabledllm.runtime.folders import sweep
 from stabledllm.training.averages.held import Averages
 from stabledllm.training.averages.places import AVERAGES, snapshot_folder, snapshots_in
 from stabledllm.training.averages.rules import rules_of
@@ -40,6 +41,8 @@ class AverageWatch(TrainerCallback):
             for step, folder in snapshots_in(self.folder):
                 if step > state.global_step:
                     shutil.rmtree(folder)
+                else:
+                    sweep(folder)  # what a kill left of a file that was being written
 
     def on_step_end(self, args, state, control, **_):
         step, steps = state.global_step, state.max_steps
