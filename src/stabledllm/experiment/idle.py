@@ -146,7 +146,7 @@ _RUN: Rules = {
     ),
     "average.snapshots": (
         lambda run, _: bool(run.average.power),
-        "average.power beside it, from whose snapshots others are rebuilt",
+        "average.power beside it, whose snapshots others are rebuilt from",
     ),
     "average.on_cpu": (
         lambda run, _: run.average.count > 0,

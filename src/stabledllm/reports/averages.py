@@ -52,6 +52,8 @@ def _table(entries: list[dict], metric: str, name: Name) -> Table:
 def _difference(versus: dict) -> str:
     span = fmt.interval(versus.get("ci_low"), versus.get("ci_high"), _PLACES)
     difference = number(versus.get("difference"))
-    return fmt.NONE if math.isnan(difference) else fmt.signed(difference, _PLACES) + (
-        f", {span}" if span != fmt.NONE else ""
+    return (
+        fmt.NONE
+        if math.isnan(difference)
+        else fmt.signed(difference, _PLACES) + (f", {span}" if span != fmt.NONE else "")
     )

@@ -106,7 +106,9 @@ def test_a_stored_average_is_rebuilt_from_itself():
     assert found.mismatch < 1e-6
 
 
-@pytest.mark.parametrize(("wanted", "at_most"), [(0.02, 0.07), (0.03, 0.021), (0.075, 0.002), (0.15, 0.005), (0.25, 0.04)])
+@pytest.mark.parametrize(
+    ("wanted", "at_most"), [(0.02, 0.07), (0.03, 0.021), (0.075, 0.002), (0.15, 0.005), (0.25, 0.04)]
+)
 def test_more_snapshots_come_nearer_and_the_coefficients_sum_to_1(wanted, at_most):
     """The mismatch is that of the profiles, computed here from all of them at once; docs/averages.md has the table."""
     n, rule, before = 960, Rule("power", wanted), 1.0

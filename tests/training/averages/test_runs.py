@@ -9,20 +9,24 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from stabledllm.config import load_recipe
+from stabledllm.config.settings import AverageSettings, TrainSettings
 from stabledllm.errors import UserError
 from stabledllm.models.loading import load_model
 from stabledllm.training import finishing, run
+from stabledllm.training.averages import watch
 from stabledllm.training.averages.rebuilding import plan_rebuilding, rebuild
 from stabledllm.training.averages.rules import Rule
 from stabledllm.training.history import read_history
 from tests.cli.runner import assert_refused, in_process
 from tests.fakes.run import merged, small_run, train
+from tests.fakes.trainer import make_trainer
 
 AVERAGE = {"ema": [0.5], "tail": [0.5], "power": [0.05, 0.1], "snapshots": 2}
 NAMES = ["ema-0.5", "tail-0.5", "power-0.05", "power-0.1"]
@@ -69,9 +73,7 @@ def whole(tmp_path_factory):
     return settings, record, watch.seen, plain, said
 
 
-def _validated(settings: dict):
-    from stabledllm.config.settings import TrainSettings
-
+def _validated(settings: dict) -> TrainSettings:
     return TrainSettings.model_validate(settings)
 
 
@@ -93,8 +95,6 @@ def test_a_saved_average_is_the_mean_of_the_weights_by_its_profile(whole, name):
     kind, _, value = name.partition("-")
     rule, n = Rule(kind, float(value)), 3 if kind == "tail" else 6
     assert record["averages"][name]["counted"] == n
-    import numpy as np
-
     profile = rule.profile(np.arange(1.0, n + 1), n)
     saved = load_model(str(Path(settings["out"]) / f"model-{name}"))
     for key, tensor in saved.model.named_parameters():
@@ -224,6 +224,15 @@ def test_another_average_is_another_run(whole, tmp_path):
         train(settings, average={"ema": [0.9]}, allow_changed=["average"])
 
 
+def test_a_step_of_such_a_run_is_rebuilt_and_its_averages_stay(whole, tmp_path):
+    settings, _, _, _, _ = whole
+    out = Path(settings["out"])
+    before = tree(out)
+    done = in_process("replay", str(out), "--step", "4", "--out", "step.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert tree(out) == before
+
+
 def test_adapters_alone_are_averaged(tmp_path):
     settings = settings_of(tmp_path, lora={"rank": 2}, average={"ema": [0.5], "power": [0.05, 0.1]})
     record, _ = train(settings)
@@ -306,7 +315,8 @@ def test_what_makes_no_sense_is_refused_in_a_sentence(keys, said):
 
 
 @pytest.mark.parametrize(
-    ("key", "needed"), [("average.snapshots=4", "average.power beside it"), ("average.on_cpu=true", "an average beside")]
+    ("key", "needed"),
+    [("average.snapshots=4", "average.power beside it"), ("average.on_cpu=true", "an average beside")],
 )
 def test_a_key_that_would_do_nothing_is_refused(key, needed, tmp_path):
     assert_refused(in_process("validate", "sft-synthetic", key, cwd=tmp_path), f"expected {needed}")
@@ -314,11 +324,7 @@ def test_a_key_that_would_do_nothing_is_refused(key, needed, tmp_path):
 
 
 def test_sharding_that_hides_the_weights_is_refused(monkeypatch, tmp_path):
-    from stabledllm.config.settings import AverageSettings
-    from stabledllm.training.averages import watch
-    from tests.fakes.trainer import make_trainer
-
     trainer = make_trainer(tmp_path / "run")
     monkeypatch.setattr(watch, "fsdp_version", lambda _: 1)
-    with pytest.raises(UserError, match="key 'average': expected whole weights .* found FSDP version 1; launch with"):
+    with pytest.raises(UserError, match=r"key 'average': expected whole weights .* found FSDP version 1; launch with"):
         watch.watch_averages(trainer, AverageSettings(ema=[0.9]), tmp_path, None)

@@ -10,8 +10,8 @@ sum_i e_i theta_i. So in any norm
 
     |rebuilt - kept|  <=  mismatch * max_{i,j} |theta_i - theta_j|  +  2^-24 growth * max_k |average_k|,
 
-where ``mismatch`` = sum_i |e_i| / 2, the share of the weight that lies on the wrong steps, and ``growth`` = sum_k |x_k|,
-by which the rounding of the stored float32 averages grows.
+where ``mismatch`` = sum_i |e_i| / 2 is the share of the weight that lies on wrong steps, and ``growth`` = sum_k |x_k|
+what becomes of the rounding of the stored float32 averages.
 """
 
 from __future__ import annotations
@@ -62,9 +62,7 @@ def fit(stored: Sequence[tuple[Rule, int]], wanted: Rule, steps: int) -> Fit:
     return Fit([float(each) for each in x], mismatch, float(np.abs(x).sum()))
 
 
-def _profiles(
-    stored: Sequence[tuple[Rule, int]], wanted: Rule, steps: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _profiles(stored: Sequence[tuple[Rule, int]], wanted: Rule, steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields the weights of the steps in the stored averages, (steps, stored), and in the wanted one, (steps,)."""
     for start in range(1, steps + 1, _AT_ONCE):
         some = np.arange(start, min(start + _AT_ONCE, steps + 1), dtype=float)

@@ -17,7 +17,6 @@ from stabledllm.training.devices import fsdp_version
 from stabledllm.training.evaluating import EvaluatingTrainer
 
 
-
 class AverageWatch(TrainerCallback):
     """Counts every step in the averages, and writes snapshots of those that others are rebuilt from.
 
