@@ -68,7 +68,7 @@ def test_every_group_is_compared_or_meant_for_a_command():
     used_by_name = {groups.ModelSettings, groups.ImageSettings, groups.GradientSettings, groups.ShortDecodingSettings}
     used_by_name |= {groups.RouterSettings, groups.BlockScheduleSettings}
     used_by_name |= {groups.DPOSettings, groups.PairNoiseSettings, groups.SpikeSettings}
-    used_by_name |= {groups.GRPOSettings, groups.RolloutSettings, groups.LikelihoodSettings}
+    used_by_name |= {groups.AverageSettings, groups.GRPOSettings, groups.RolloutSettings, groups.LikelihoodSettings}
     commands = {groups.TrainSettings, groups.ExperimentSettings, groups.DecomposeSettings, groups.EvalSettings}
     commands |= {groups.GenerateSettings, groups.ConvertSettings, groups.MergeSettings, groups.RescoreSettings}
     assert {getattr(groups, name) for name in groups.__all__} == compared | used_by_name | commands

@@ -21,6 +21,7 @@ HERE = {
         "data.every_turn=true", "data.delimiters=[x]", "data.syntax=html", "image_decoding.steps=3", "clip=x",
         "decoding.seed=3", "data.validation_share=0.2",
         "data.format=alpaca", "data.columns={prompt: Q}", "data.split=x", "data.subset=x",
+        "average.snapshots=4", "average.on_cpu=true",
     ],
     "sft-scenes": ["data.system_prompt=x", "data.few_shot=1", "decoding.length=8"],
     "pretrain/text": [
@@ -39,6 +40,7 @@ ACTS = {
         ["steps=null", "epochs=2"], ["method=mirror", "views_per_forward=1"], ["data.test_rows=3"],
         ["decoding.length=64", "decoding.steps=64"], ["generate_batch=3"], ["data.few_shot=1"],
         ["decoding.temperature=0.5", "decoding.seed=3"], ["data.train=x.jsonl", "data.format=alpaca"],
+        ["average.power=[0.1]", "average.snapshots=4"], ["average.ema=[0.9]", "average.on_cpu=true"],
         ["data.streaming=true", "data.shuffle_buffer=5"],
         ["data.train=alpaca:x", "data.every_turn=true"], ["data.train=hub:a/b", "data.split=x", "data.subset=y"],
     ],
@@ -46,7 +48,7 @@ ACTS = {
 }  # fmt: skip
 
 
-REFUSED = ("init_seed", "epochs", "base.seed", "base.method", "base.out")
+REFUSED = ("init_seed", "epochs", "base.seed", "base.method", "base.out", "average.snapshots", "average.on_cpu")
 
 
 @pytest.mark.parametrize(("recipe", "override"), [(name, one) for name, these in HERE.items() for one in these])

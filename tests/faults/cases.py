@@ -82,6 +82,10 @@ def _with_a_density(folder: Path) -> None:
 
 CASES = (
     Case("train", ("train", "sft-synthetic", "out=out", *RUN)),
+    Case(
+        "averages",
+        ("train", "sft-synthetic", "out=out", "average.ema=[0.9]", "average.power=[0.1]", "average.snapshots=2", *RUN),
+    ),
     Case("lora", ("train", "sft-synthetic+lora", "out=out", "method=ppots", *RUN)),
     Case("dpo", ("train", "dpo", "model=tiny", "data.train={inputs}/pairs.jsonl", "out=out", *_PAIRS)),
     Case("grpo", ("train", "grpo", "model=tiny", "data.train=synthetic:easy", "out=out", *RUN, *_RESPONSES)),

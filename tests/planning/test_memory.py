@@ -51,6 +51,27 @@ def test_states(overrides, devices, sharding, per_parameter):
         assert size == pytest.approx(each * P)
 
 
+def test_averages_of_the_weights_are_float32():
+    three = ["average.ema=[0.999]", "average.power=[0.05,0.1]"]
+    assert memory(*three).averages == 3 * 4 * P
+    assert memory(*three, devices=8, sharding="fsdp2").averages == pytest.approx(3 * 4 * P / 8)
+    assert memory(*three).total == pytest.approx(memory().total + 12 * P)
+    lora = memory("lora.rank=8", *three)
+    assert 0 < lora.averages < 0.01 * 12 * P, "of adapters alone"
+    moved = memory(*three, "average.on_cpu=true", devices=4)
+    assert (moved.averages, moved.host) == (0, 4 * 12 * P)
+    assert memory(*three, "average.on_cpu=true", devices=4, sharding="fsdp2").host == pytest.approx(12 * P)
+    assert "averages" in memory(*three).parts
+    assert "averages" not in memory().parts
+
+
+def test_averages_in_main_memory_are_among_the_cheapest_changes():
+    settings, shape = recipe("average.ema=[0.999]", "dtype=bfloat16", "trainer.gradient_checkpointing=true")
+    limit = memory("average.ema=[0.999]", "dtype=bfloat16", "trainer.gradient_checkpointing=true").needed - GIB
+    (same, _), *_ = cheapest_changes(settings, shape, Layout(1, "ddp"), limit)
+    assert same.words == "average.on_cpu=true"
+
+
 def test_what_is_gathered_and_what_lies_in_main_memory():
     assert memory().gathered == 0
     assert memory(devices=4).gathered == 2 * P, "DDP's buckets hold the gradients a second time"

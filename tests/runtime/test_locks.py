@@ -15,6 +15,8 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from stabledllm.cli.new_folders import free_folder, new_folder
 from stabledllm.data import sources
@@ -42,13 +44,20 @@ BESIDE = {
     "generate": ("generate", "--image", "a red circle", "--out", "{}"),
     "rescore": ("rescore", "rows.jsonl", "--task", "synthetic", "--out", "{}"),
     "cp": ("cp", "quickstart", "{}"),
+    "average": ("average", "run", "--power", "0.1", "--out", "{}"),
 }
 
 
 def _inputs(folder: Path) -> None:
-    """What ``merge`` and ``rescore`` read, as far as it is looked at before the work."""
+    """What ``merge``, ``rescore`` and ``average`` read, as far as it is looked at before the work."""
     (folder / "adapter").mkdir()
     (folder / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "tiny", "peft_type": "LORA"}')
+    (folder / "run" / "model").mkdir(parents=True)
+    (folder / "run" / "model" / "stabledllm.json").write_text("{}")
+    snapshot = folder / "run" / "averages" / "step-2"
+    snapshot.mkdir(parents=True)
+    facts = {"stabledllm": json.dumps({"average": "power-0.1", "counted": 2})}
+    save_file({"weight": torch.ones(1)}, snapshot / "power-0.1.safetensors", metadata=facts)
     (folder / "rows.jsonl").write_text('{"completion": "2", "gold": "2"}\n')
 
 

@@ -59,7 +59,8 @@ def of_train(run: TrainSettings) -> Iterator[str]:
     saved = f"checkpoints every {run.save_every:,} steps, " if run.save_every else "no checkpoint (save_every), "
     completions = ", completions" if has_test(run.data) else ""
     drawn = ", rollouts" if run.objective.kind == "grpo" else ""
-    yield _line("write", f"{_folder(run.out)}: {saved}model, run.json{completions}{drawn}")
+    averages = f", {run.average.count} averages of it" if run.average.count else ""
+    yield _line("write", f"{_folder(run.out)}: {saved}model{averages}, run.json{completions}{drawn}")
     yield from _memory([run])
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from stabledllm import __version__
+from stabledllm.cli.average import average
 from stabledllm.cli.command import Command, Commands
 from stabledllm.cli.convert import convert
 from stabledllm.cli.decompose import decompose
@@ -54,6 +55,7 @@ _COMMANDS = {
     "power": power,
     "rescore": rescore,
     "merge": merge,
+    "average": average,
     "convert": convert,
     "replay": replay,
     "report": report,

@@ -34,7 +34,7 @@ NEVER = ("trainer.optim", "trainer.optim_args", "trainer.optim_target_modules", 
 
 LEFT_OUT = {
     "objective.window": None, "objective.corrected": False, "objective.bell": None, "objective.tokens": "all",
-    "method_options.bell": 2.0,
+    "method_options.bell": 2.0, "average": None,
 }  # fmt: skip
 """Keys that the identity of a run leaves out at these values, as runs older than they do."""
 

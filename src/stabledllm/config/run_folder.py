@@ -115,9 +115,13 @@ def model_meant(name: str) -> str:
 
 
 def run_behind(model: str) -> Run | None:
-    """The run that made a model, given as :func:`run_of` takes it or as ``RUN/model``; None where none is known."""
+    """The run that made a model, given as :func:`run_of` takes it, as ``RUN/model`` or as an average of its weights.
+
+    None where none is known.
+    """
     folder = _folder(model)
-    if folder is not None and folder.name == MODEL and (folder / STAMP).is_file():
+    of_run = folder is not None and (folder.name == MODEL or folder.name.startswith(f"{MODEL}-"))
+    if of_run and (folder / STAMP).is_file():
         has_ended = any((folder.parent / each).is_file() for each in (RUN, TRAINED))
         return run_of(str(folder.parent)) if has_ended else None
     return run_of(model)

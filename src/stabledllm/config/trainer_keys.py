@@ -160,6 +160,7 @@ _OTHER_NAMES = {
     "wandb": "trainer.report_to=wandb", "num_workers": "trainer.dataloader_num_workers", "lora": "lora.rank",
     "output": "out", "out": "out", "save_every": "save_every", "eval_every": "eval_every", "log_every": "log_every",
     "warmup_ratio": "trainer.warmup_steps, which is a share of the steps below 1",
+    "average": "average.ema, average.tail or average.power", "ema": "average.ema", "ema_decay": "average.ema",
     "evaluation_strategy": "eval_every", "dtype": "dtype", "method": "method", "seed_everything": "seed",
 }  # fmt: skip
 """What people write under ``trainer``, with the key that they mean."""

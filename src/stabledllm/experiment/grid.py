@@ -11,7 +11,7 @@ from pathlib import Path
 from stabledllm.config.settings import ExperimentSettings, TrainSettings
 from stabledllm.experiment.compared import name_of
 from stabledllm.experiment.reference import multiple_of, other_multiples
-from stabledllm.reports.labels import clipping, exact
+from stabledllm.reports.labels import exact, place
 
 _FOLDER = re.compile(r"lr-(?P<learning_rate>[^_]+)(_clip-(?P<max_grad_norm>.+))?")
 
@@ -48,8 +48,7 @@ class Cell:
     @property
     def words(self) -> str:
         """The place for readers; empty without a grid."""
-        rate = [] if self.learning_rate is None else [f"learning rate {exact(self.learning_rate)}"]
-        return ", ".join([*rate, *clipping(self.max_grad_norm)])
+        return ", ".join(place(self.learning_rate, self.max_grad_norm))
 
 
 NO_GRID = Cell()
@@ -57,7 +56,7 @@ NO_GRID = Cell()
 
 def cells_of(settings: ExperimentSettings) -> list[Cell]:
     """The cells of an experiment's grid; one that varies nothing where there is no grid."""
-    return [Cell(*place) for place in product(settings.learning_rates or [None], settings.max_grad_norms or [None])]
+    return [Cell(*values) for values in product(settings.learning_rates or [None], settings.max_grad_norms or [None])]
 
 
 def run_folder(out: Path, method: str, seed: int, cell: Cell = NO_GRID) -> Path:

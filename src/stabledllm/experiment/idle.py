@@ -144,6 +144,14 @@ _RUN: Rules = {
         lambda run, _: has_test(run.data) or run.objective.kind == "grpo",
         "test rows to decode (data.test)",
     ),
+    "average.snapshots": (
+        lambda run, _: bool(run.average.power),
+        "average.power beside it, whose snapshots others are rebuilt from",
+    ),
+    "average.on_cpu": (
+        lambda run, _: run.average.count > 0,
+        "an average beside it (average.ema, average.tail or average.power)",
+    ),
     "spikes.keep": (
         lambda run, _: not run.spikes.keep or bool(run.trainer.get("save_total_limit")),
         "trainer.save_total_limit beside it, without which every checkpoint is kept",
@@ -158,7 +166,7 @@ _GRID = {"base.trainer.learning_rate": "learning_rates", "base.trainer.max_grad_
 _NOT_FITTED = (
     "trainer.", "steps", "epochs", "eval_every", "eval_draws", "untuned", "save_every", "log_every", "decoding.",
     "adaptive.", "image_decoding.", "clip", "generate_batch", "order_seed", "packing", "group_by_length",
-    "views_per_forward", "micro_batch", "p_of_t", "callbacks", "spikes.", "data.validation_rows",
+    "views_per_forward", "micro_batch", "p_of_t", "callbacks", "spikes.", "average.", "data.validation_rows",
     "data.validation_share", "data.test_rows", "data.validation", "block_start", "dpo.correction",
 )  # fmt: skip
 _OF_SINGLE_ANSWERS = (

@@ -41,6 +41,10 @@ def plan(name: str, settings: TrainSettings | ExperimentSettings, layout: Layout
 
 def _refuse_sharding(run: TrainSettings, layout: Layout) -> None:
     """Refuse a sharding under which the run would be refused as well."""
+    if run.average.count and layout.sharding.startswith("zero"):
+        raise UserError(
+            f"plan: expected --sharding ddp or fsdp2 beside 'average', found {layout.sharding}; write --sharding fsdp2."
+        )
     if of_responses(run) and layout.sharding.startswith("zero"):
         raise UserError(
             f"plan: expected --sharding ddp or fsdp2 for objective.kind={run.objective.kind}, whose steps have several "

@@ -54,7 +54,7 @@ from stabledllm.training.screen import QUIET
 
 SCHEMA = "stabledllm/results/1"
 _KEPT = ("method", "seed", "status", "diverged", "metrics", "forward_passes", "probe_forward_passes", "steps")
-_KEPT += ("rollout_forward_rows", "seconds", "history", "learning_rate", "max_grad_norm", "outlier_steps")
+_KEPT += ("rollout_forward_rows", "seconds", "history", "averages", "learning_rate", "max_grad_norm", "outlier_steps")
 UNTUNED = "untuned"
 Say = Callable[[str], None]
 

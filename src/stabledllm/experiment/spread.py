@@ -74,6 +74,6 @@ def sd_ratio(values: dict[int, float], standard: dict[int, float]) -> dict | Non
     if not stdev(mine) or not stdev(theirs):
         return None
     ratio, r = stdev(mine) / stdev(theirs), correlation(mine, theirs)
-    k = 1 + 2 * (1 - r**2) * student(n - 2) ** 2 / (n - 2)
+    k = 1 + 2 * max(1 - r**2, 0.0) * student(n - 2) ** 2 / (n - 2)
     widen = math.sqrt(k + math.sqrt(k**2 - 1))
     return Ratio(ratio, ratio / widen, ratio * widen).as_dict()

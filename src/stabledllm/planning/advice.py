@@ -57,8 +57,9 @@ def _same_training(settings: TrainSettings, layout: Layout) -> Iterator[Change]:
     unchanged = Change("", settings, layout)
     yield from _fewer_activations(unchanged)
     divided = ["fsdp2"] if layout.devices > 1 else []
-    # A step of several backward passes, and a second model, are refused under DeepSpeed.
-    offloaded = [] if settings.objective.kind in ("dpo", "grpo") else ["zero2_offload", "zero3_offload"]
+    # A step of several backward passes, a second model, and averages of the weights are refused under DeepSpeed.
+    whole = settings.objective.kind in ("dpo", "grpo") or settings.average.count > 0
+    offloaded = [] if whole else ["zero2_offload", "zero3_offload"]
     for sharding in (*divided, *offloaded):
         if sharding != layout.sharding:
             moved = replace(layout, sharding=sharding)
@@ -85,6 +86,11 @@ def _adapters(settings: TrainSettings, layout: Layout) -> Iterator[Change]:
 def _fewer_activations(start: Change, *, views: bool = True) -> Iterator[Change]:
     """Yields recomputed activations, then fewer rows at a time, then one view at a time; each includes those before."""
     settings, words = start.settings, []
+    if settings.average.count and not settings.average.on_cpu:
+        words.append("average.on_cpu=true")
+        average = settings.average.model_copy(update={"on_cpu": True})
+        settings = settings.model_copy(update={"average": average})
+        yield replace(start, words=" ".join(words), settings=settings)
     if not checkpointing(settings):
         words.append("trainer.gradient_checkpointing=true")
         trainer = settings.trainer | {"gradient_checkpointing": True}

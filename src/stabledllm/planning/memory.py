@@ -54,6 +54,8 @@ class Memory:
     all_logits: float
     """What the loss head would need in addition if it made all logits at once; not in the total."""
     host: float = 0.0
+    averages: float = 0.0
+    """Averages of the weights, where they are held on the device."""
 
     @property
     def parts(self) -> dict[str, float]:
@@ -65,13 +67,14 @@ class Memory:
             "buffers": self.gathered,
             "activations": self.activations,
             "loss head": self.loss_head,
+            **({"averages": self.averages} if self.averages else {}),
             "reserve": self.reserve,
         }
 
     @property
     def total(self) -> float:
         """Bytes that the run allocates at its peak."""
-        parts = ("weights", "gradients", "optimizer", "gathered", "activations", "loss_head")
+        parts = ("weights", "gradients", "optimizer", "gathered", "activations", "loss_head", "averages")
         return sum(getattr(self, name) for name in parts)
 
     @property
@@ -94,8 +97,11 @@ def estimate(settings: TrainSettings, shape: Shape, layout: Layout) -> Memory:
     run = _forward(settings, shape, layout)
     activations, working, head = kept_bytes(shape, run), working_bytes(shape, run), head_bytes(shape, run)
     states = _states(settings, shape, layout)
+    averages, held = _averages(settings, shape, layout)
     return dataclasses.replace(
         states,
+        averages=averages,
+        host=states.host + held,
         weights=states.weights + _reference(settings, shape, layout),
         activations=activations + working,
         loss_head=max(0, head - working),
@@ -184,6 +190,18 @@ def _reference(settings: TrainSettings, shape: Shape, layout: Layout) -> float:
         return 0.0
     share = layout.devices if layout.sharding == "fsdp2" else 1
     return float(shape.parameters) * (2 if settings.dtype == "bfloat16" else 4) / share
+
+
+def _averages(settings: TrainSettings, shape: Shape, layout: Layout) -> tuple[float, float]:
+    """Bytes of the averages of the weights, in float32: on a device, and in main memory for all devices together.
+
+    The weights that make room for an average while it is evaluated take no more than the gradients did before.
+    """
+    lora = settings.lora
+    trained = shape.lora_parameters(lora.rank, lora.target_modules) if lora else shape.parameters
+    of_all = 4.0 * settings.average.count * trained
+    share = of_all / layout.devices if layout.sharding == "fsdp2" else of_all
+    return (0.0, share * layout.devices) if settings.average.on_cpu else (share, 0.0)
 
 
 def _mixed(settings: TrainSettings) -> bool:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from stabledllm.plain_text import plain_text
 from stabledllm.reports import block_tables, figures, run_tables, tables
+from stabledllm.reports.averages import average_tables
 from stabledllm.reports.images import side_by_side
 from stabledllm.reports.labels import label
 from stabledllm.reports.policy_noise import policy_table
@@ -155,7 +156,7 @@ def _experiment(stored: Stored) -> dict | None:
 def _over_rates(results: dict) -> dict:
     """What is shown of a grid of learning rates, of whose runs a mean over all would say nothing."""
     drawn = dict.fromkeys(("responses", "loss", "evaluation", "final", "saved", "published"))
-    return drawn | {"of_grid": True, "metrics": list(rate_tables(results, label))}
+    return drawn | {"of_grid": True, "metrics": [*rate_tables(results, label), *average_tables(results, label)]}
 
 
 def _over_methods(results: dict) -> dict:
@@ -166,7 +167,7 @@ def _over_methods(results: dict) -> dict:
         "evaluation": data_uri(figures.eval_curves(results)),
         "final": data_uri(figures.final_metrics(results)),
         "saved": [_saved(results, entry) for entry in saved_metrics(results)],
-        "metrics": [t for m in run_metrics(results) for t in _of_metric(results, m)],
+        "metrics": [t for m in run_metrics(results) for t in _of_metric(results, m)] + average_tables(results, label),
         "published": published_table(results, label),
     }
 

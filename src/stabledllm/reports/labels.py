@@ -114,6 +114,16 @@ def clipping(norm: float | None) -> list[str]:
     return [f"clipped at {exact(norm)}" if norm else "unclipped"]
 
 
+def place(learning_rate: float | None = None, max_grad_norm: float | None = None) -> list[str]:
+    """A place in a grid of learning rates, in words; an empty list without a grid.
+
+    >>> place(0.002, 0.0), place(0.002), place()
+    (['learning rate 0.002', 'unclipped'], ['learning rate 0.002'], [])
+    """
+    rate = [] if learning_rate is None else [f"learning rate {exact(learning_rate)}"]
+    return [*rate, *clipping(max_grad_norm)]
+
+
 def metric_name(metric: str) -> str:
     """The metric's name within a sentence."""
     return METRIC_NAMES.get(metric, metric.replace("_", " "))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from stabledllm.reports import numbers as fmt
+from stabledllm.reports.averages import average_tables
 from stabledllm.reports.block_tables import blocks_sentences, blocks_table
 from stabledllm.reports.labels import METRIC_LABELS
 from stabledllm.reports.rates import rate_tables
@@ -84,6 +85,8 @@ def experiment_text(results: dict, wide: bool = True) -> Iterator[str]:
                 yield f"{spread}\n"
             if saved := saved_table(results, metric):
                 yield f"{saved.text(wide=wide)}\n"
+    for table in average_tables(results):
+        yield f"{table.text(wide=wide)}\n"
     yield from map(filled, results.get("advice", []))
     yield from map(filled, saved_sentences(results))
     yield from map(filled, results["statements"])
@@ -92,9 +95,15 @@ def experiment_text(results: dict, wide: bool = True) -> Iterator[str]:
 
 def metric_lines(record: dict) -> Iterator[str]:
     """Yields each metric of a run.json or an eval.json with its standard error, and what is counted, in a line."""
-    for name, metric in record["metrics"].items():
+    yield from _metric_lines(record["metrics"])
+    for average, kept in (record.get("averages") or {}).items():
+        yield from _metric_lines(kept["metrics"], f" of {average}")
+
+
+def _metric_lines(metrics: dict, of: str = "") -> Iterator[str]:
+    for name, metric in metrics.items():
         if isinstance(metric, dict) and metric.get("value") is not None:
             error = f" ± {metric['stderr']:.3g}" if metric.get("stderr") is not None else ""
-            yield f"{name} {metric['value']:.4g}{error}"
+            yield f"{name}{of} {metric['value']:.4g}{error}"
         elif isinstance(metric, int | float):
-            yield f"{name} {metric:.4g}"
+            yield f"{name}{of} {metric:.4g}"

@@ -130,6 +130,20 @@ SHAPES = {
             "learning_rates": Needed([Needed(NUMBER)]),
             "curves": Needed([Needed(_CURVE)]),
         },
+        "averages": [
+            Needed(
+                {
+                    "method": Needed(str),
+                    "metric": Needed(str),
+                    "average": Needed(str),
+                    "learning_rate": NUMBER,
+                    "max_grad_norm": NUMBER,
+                    "versus_last": dict,
+                    "sd_versus_last": _RATIO,
+                    "versus_standard": dict,
+                }
+            )
+        ],
     },
 }
 """For each kind of file, the shape of the places that the report reads."""

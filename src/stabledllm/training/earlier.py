@@ -59,7 +59,8 @@ def find_start(out: Path, identity: dict, allowed: Sequence[str], defaults: dict
         _say_unknown(compared, out / name, say)
         if name == RUN:
             return Start(finished=record)
-        if (broken := damage(out / MODEL)) is not None:
+        saved = [MODEL, *(kept["model"] for kept in (record.get("averages") or {}).values())]
+        if (broken := next(filter(None, map(damage, (out / name for name in saved))), None)) is not None:
             say(f"passed over {broken}")
             return _at_checkpoint(out, identity, allowed, say, "the model that it saved is damaged")
         return Start(trained=record)

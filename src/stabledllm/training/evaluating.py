@@ -39,14 +39,18 @@ class EvaluatingTrainer(ResumingTrainer):
         return MeteredModel(self.accelerator.unwrap_model(self.model), self.mask_id, self.pad_id)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """The standard objective on the validation rows with fixed noise: ``eval_loss`` and its standard error.
+        """The standard objective on the validation rows with fixed noise: ``eval_loss`` and its standard error, and of
+        averages of the weights ``eval_loss/NAME`` and its own.
 
         Every rank evaluates all rows (they are few), so that no rank waits for a gather of unequal shares.
         """
         values = self.finite_nll_of_rows()
         self._evaluated = self.state.global_step, values
-        estimate = mean_over_rows(values)
-        metrics = {f"{metric_key_prefix}_loss": estimate.value, f"{metric_key_prefix}_loss_stderr": estimate.stderr}
+        metrics = {}
+        for name, each in {"": values, **self._nll_of_averages()}.items():
+            estimate = mean_over_rows(each)
+            metrics[f"{metric_key_prefix}_loss{name}"] = estimate.value
+            metrics[f"{metric_key_prefix}_loss_stderr{name}"] = estimate.stderr
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -79,6 +83,14 @@ class EvaluatingTrainer(ResumingTrainer):
         if unchanged and self._evaluated and self._evaluated[0] == self.state.global_step:
             return self._evaluated[1]
         return self.finite_nll_of_rows()
+
+    def _nll_of_averages(self) -> dict[str, Tensor]:
+        """What each average of the weights says of the held-out rows, (rows,), by ``/NAME``."""
+        found = {}
+        for name in self.averages.ready if self.averages else ():
+            with self.averages.in_place(name):
+                found[f"/{name}"] = self.finite_nll_of_rows()
+        return found
 
     def nll_of_rows(self, objective: Objective | None = None) -> Tensor | None:
         """The evaluation loss of each held-out row, (rows,), with a bar; None where one is not finite."""

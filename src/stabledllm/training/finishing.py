@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+
+from torch import Tensor
 
 from stabledllm.build import build_objective, loading_options
 from stabledllm.config.settings import TrainSettings
@@ -19,12 +22,15 @@ from stabledllm.evaluation.validation import mean_over_rows
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.ppots.record import FittedDensity
 from stabledllm.runtime.files import write_json
+from stabledllm.runtime.folders import sweep
 from stabledllm.runtime.provenance import device_name, versions
 from stabledllm.runtime.showing import busy
+from stabledllm.training.averages.ending import keep_averages
+from stabledllm.training.averages.places import AVERAGES
 from stabledllm.training.checkpoints import STAMP, stamp
 from stabledllm.training.devices import AgreeingModel, is_sharded, save_whole
 from stabledllm.training.earlier import MODEL, RUN, SCHEMA, TRAINED
-from stabledllm.training.history import figures_in
+from stabledllm.training.history import evaluated_in, figures_in
 from stabledllm.training.parts import published
 from stabledllm.training.trainer import MDMTrainer
 from stabledllm.training.untuned import beside_untuned, side_by_side, told_of
@@ -49,7 +55,9 @@ def finish(
     ``trained.json`` holds what is known before completions are decoded; a run killed after that is not trained again.
     """
     out = Path(settings.out)
-    metrics, beside = _evaluation_losses(settings, trainer, data, say) if len(data.validation) else ({}, {})
+    metrics, beside, last = {}, {}, None
+    if len(data.validation):
+        metrics, beside, last = _evaluation_losses(settings, trainer, data, say)
     for line in trainer.said_at_the_end():
         say(line)
     for name, each in trainer.further_metrics().items():
@@ -61,20 +69,30 @@ def finish(
         )  # the record of an earlier model, which is about to be overwritten
     with busy(f"saving the model in {out / MODEL}"):
         save_whole(trainer, out / MODEL)
+    averages = keep_averages(trainer, out, identity, last, say)
     sharded, ranks = is_sharded(trainer), Ranks.launched(cpu=trainer.args.device.type == "cpu")
     _journal(settings, identity, data.test, ranks).remove()  # of an earlier run in this folder
     record = run_record(settings, trainer, data, density, identity) | {"metrics": metrics, **beside}
+    record |= {"averages": averages} if averages else {}
     if ranks.rank == 0:
         with busy(f"checking the model in {out / MODEL}"):
             stamp(out / MODEL, identity, trainer.density_file)
         write_json(out / TRAINED, record)
     if sharded:
         loaded, ranks = replace(loaded, model=AgreeingModel(loaded.model)), ranks.acting_together()
-    return _evaluate(settings, loaded, data, record, ranks, say)
+
+    @contextmanager
+    def averaged(name: str) -> Iterator[LoadedModel]:
+        with trainer.averages.in_place(name):
+            yield loaded
+
+    return _evaluate(settings, loaded, data, record, ranks, say, averaged)
 
 
-def _evaluation_losses(settings: TrainSettings, trainer: MDMTrainer, data: DataBundle, say: Say) -> tuple[dict, dict]:
-    """The metrics of the trained model, and what stands beside them of the untuned one."""
+def _evaluation_losses(
+    settings: TrainSettings, trainer: MDMTrainer, data: DataBundle, say: Say
+) -> tuple[dict, dict, Tensor]:
+    """The metrics of the trained model, what stands beside them of the untuned one, and each held-out row's NLL."""
     unchanged = not settings.callbacks and not trainer.args.load_best_model_at_end
     values = trainer.nll_of_rows_at_the_end(unchanged=unchanged)
     nll, beside = (
@@ -88,7 +106,7 @@ def _evaluation_losses(settings: TrainSettings, trainer: MDMTrainer, data: DataB
         own_loss = trainer.validation(objective)
         say(f"validation loss of the objective that was trained {own_loss}")
         metrics["validation_objective"] = own_loss.as_dict()
-    return metrics, beside or {}
+    return metrics, beside or {}, values
 
 
 def run_record(
@@ -135,40 +153,73 @@ def evaluate_saved(
         say(line)
     with whole_models():
         ranks = Ranks.launched(cpu=bool(settings.trainer.get("use_cpu")))
-        folder = str(Path(settings.out) / MODEL)
-        # A model that was new at the start has saved weights now.
-        loading = loading_options(settings) | {"init_seed": None}
-        loaded = load_model(folder, quantised=settings.quantised, **loading)
-        if not settings.quantised:
-            loaded.model.to(ranks.device)
+        loaded = _as_saved(settings, MODEL, ranks)
         if callable(data):
             data = data(loaded.tokenizer)
-        return _evaluate(settings, loaded, data, record, ranks, say)
+
+        @contextmanager
+        def averaged(name: str) -> Iterator[LoadedModel]:
+            yield _as_saved(settings, record["averages"][name]["model"], ranks)
+
+        return _evaluate(settings, loaded, data, record, ranks, say, averaged)
+
+
+def _as_saved(settings: TrainSettings, name: str, ranks: Ranks) -> LoadedModel:
+    """The model in a folder of the run, on this rank's device."""
+    # A model that was new at the start has saved weights now.
+    loading = loading_options(settings) | {"init_seed": None}
+    loaded = load_model(str(Path(settings.out) / name), quantised=settings.quantised, **loading)
+    if not settings.quantised:
+        loaded.model.to(ranks.device)
+    return loaded
 
 
 def _evaluate(
-    settings: TrainSettings, loaded: LoadedModel, data: DataBundle, record: dict, ranks: Ranks, say: Say
+    settings: TrainSettings,
+    loaded: LoadedModel,
+    data: DataBundle,
+    record: dict,
+    ranks: Ranks,
+    say: Say,
+    averaged: Callable[[str], AbstractContextManager[LoadedModel]],
 ) -> dict:
-    """Generate for the test rows into the journal, then write ``run.json``; ranks but the first return {}."""
-    out, metrics = Path(settings.out), dict(record["metrics"])
-    journal = _journal(settings, record["identity"], data.test, ranks)
+    """Generate for the test rows into the journal, then write ``run.json``; ranks but the first return {}.
+
+    Args:
+        averaged: the model with an average's weights, by its name, while a context is open.
+    """
+    out, metrics, averages = Path(settings.out), dict(record["metrics"]), dict(record.get("averages") or {})
     if can_be_scored(data.test):
-        try:
-            with shared_bar(len(data.test), "generate", "problem", ranks) as progress:
-                scored, sentence = score_generated(
-                    loaded, data.test, settings, journal, out, ranks=ranks, progress=progress
-                )
-        except NotFinite as error:
-            raise Diverged(f"what the trained model decodes is not finite ({error})", record["steps"]) from None
+        scored, sentence = _decoded(settings, loaded, data, record, ranks)
         metrics |= scored
         say(sentence)
+        for name, kept in averages.items():
+            with averaged(name) as model:
+                scored, sentence = _decoded(settings, model, data, record, ranks, name)
+            averages[name] = kept | {"metrics": kept["metrics"] | scored}
+            say(f"average {name}: {sentence}")
     if ranks.rank > 0:
         return {}
-    record = record | {"metrics": metrics}
+    record = record | {"metrics": metrics} | ({"averages": averages} if averages else {})
     write_json(out / RUN, record)
     remove_leftovers(out)
     say(f"wrote {out / RUN} and the model in {out / MODEL}")
     return record
+
+
+def _decoded(
+    settings: TrainSettings, loaded: LoadedModel, data: DataBundle, record: dict, ranks: Ranks, average: str = ""
+) -> tuple[dict[str, dict], str]:
+    """What a model generates for the test rows, scored, and a line on it; an average has a journal of its own."""
+    out = Path(settings.out) / AVERAGES / average if average else Path(settings.out)
+    if average and ranks.rank == 0:
+        sweep(out)
+    journal = _journal(settings, record["identity"], data.test, ranks, average)
+    try:
+        with shared_bar(len(data.test), "generate", "problem", ranks) as progress:
+            return score_generated(loaded, data.test, settings, journal, out, ranks=ranks, progress=progress)
+    except NotFinite as error:
+        raise Diverged(f"what the trained model decodes is not finite ({error})", record["steps"]) from None
 
 
 def remove_leftovers(out: Path) -> None:
@@ -184,9 +235,9 @@ def _config(settings: TrainSettings, parts: list[dict]) -> dict:
     return now if last is None else last | {key: now[key] for key in _OF_THE_END}
 
 
-def _journal(settings: TrainSettings, identity: dict, test: list[dict], ranks: Ranks) -> Journal:
+def _journal(settings: TrainSettings, identity: dict, test: list[dict], ranks: Ranks, average: str = "") -> Journal:
     journal_identity = {"run": identity} | decoded_by(settings, test)
-    return Journal(Path(settings.out) / JOURNAL, journal_name(test), journal_identity, ranks)
+    return Journal(Path(settings.out) / JOURNAL / average, journal_name(test), journal_identity, ranks)
 
 
 def _history(log: list[dict]) -> list[dict]:
@@ -196,5 +247,5 @@ def _history(log: list[dict]) -> list[dict]:
         entry = entries.setdefault(line["step"], {"step": line["step"]})
         entry |= figures_in(line)
         if "eval_loss" in line:
-            entry |= {"eval_nll": line["eval_loss"], "eval_nll_stderr": line["eval_loss_stderr"]}
+            entry |= evaluated_in(line)
     return [entry for entry in entries.values() if len(entry) > 1]

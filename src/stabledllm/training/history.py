@@ -4,8 +4,8 @@ A line of losses holds ``step``, ``loss``, ``grad_norm``, ``learning_rate``, ``e
 ``forward_passes`` and ``tokens_per_second``, with experts also their load (``expert_load_max``, ``experts_unused``,
 ``balance_loss``), where block sizes change also ``block_size``, on preferences :data:`PAIRS` in place of ``ess`` and
 ``masked_share``, of policy gradients :data:`POLICY`, ``rewards/NAME/mean`` and ``metrics/NAME``; one of an evaluation
-``step``, ``eval_nll`` and ``eval_nll_stderr``; one of a checkpoint ``step`` and ``checkpoint``, its folder. Each has
-``time``, in seconds since the epoch.
+``step``, ``eval_nll`` and ``eval_nll_stderr``, and the two with ``/NAME`` for each average of the weights; one of a
+checkpoint ``step`` and ``checkpoint``, its folder. Each has ``time``, in seconds since the epoch.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ LOGGED = (
 """The figures of a line of losses that are those of the Trainer's log."""
 _NAMED = ("rewards/", "metrics/")
 """What the names of figures begin with that rewards of the user's name."""
+_OF_AVERAGES = ("eval_loss/", "eval_loss_stderr/")
 _KINDS = ("loss", "eval_nll", "checkpoint")
 """The keys that tell the kinds of lines, in the order in which a step writes them."""
 
@@ -70,7 +71,7 @@ def entry_of(logs: dict) -> dict | None:
     if "loss" in logs:
         return figures_in(logs)
     if "eval_loss" in logs:
-        return {"eval_nll": logs["eval_loss"], "eval_nll_stderr": logs.get("eval_loss_stderr")}
+        return evaluated_in(logs)
     return None
 
 
@@ -82,6 +83,16 @@ def figures_in(logs: dict) -> dict:
     """
     named = [name for name in logs if name.startswith(_NAMED) and name not in LOGGED]
     return {name: logs[name] for name in (*LOGGED, *named) if name in logs}
+
+
+def evaluated_in(logs: dict) -> dict:
+    """The figures of an entry on an evaluation: of the weights, then of each average of them.
+
+    >>> evaluated_in({"eval_loss": 0.2, "eval_loss_stderr": 0.1, "eval_loss/ema-0.9": 0.3, "epoch": 1.0})
+    {'eval_nll': 0.2, 'eval_nll_stderr': 0.1, 'eval_nll/ema-0.9': 0.3}
+    """
+    own = {"eval_nll": logs["eval_loss"], "eval_nll_stderr": logs.get("eval_loss_stderr")}
+    return own | {f"eval_nll{k.removeprefix('eval_loss')}": v for k, v in logs.items() if k.startswith(_OF_AVERAGES)}
 
 
 class History:

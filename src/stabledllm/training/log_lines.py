@@ -22,6 +22,7 @@ _COLUMNS = (
     ("tokens_per_second", "tokens/s", 12, "{:,.0f}"),
 )
 """Name, heading, width and form of the columns behind ``step``."""
+_AVERAGES = "eval_nll/"
 _OF_SOME_RUNS = ("loss_ema", "reward")
 _TOLD_AFTER = 5.0
 """Seconds of steps after which the time of all is told."""
@@ -96,7 +97,8 @@ class LogLines(TrainerCallback):
     def _tell(self, step: int, entry: dict) -> None:
         if "loss" not in entry:
             nll, error = entry["eval_nll"], _error(entry["eval_nll_stderr"])
-            self._print(f"{step:>8,}  validation NLL {nll:.4g}{error} nats/token")
+            averages = [f"; {name.partition('/')[2]} {entry[name]:.4g}" for name in entry if name.startswith(_AVERAGES)]
+            self._print(f"{step:>8,}  validation NLL {nll:.4g}{error} nats/token{''.join(averages)}")
             return
         if not self._headed:
             self._headed = True

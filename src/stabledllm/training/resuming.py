@@ -14,6 +14,8 @@ from transformers.trainer_pt_utils import nested_gather
 from stabledllm.errors import UserError
 from stabledllm.runtime.provenance import device_name
 from stabledllm.runtime.showing import busy
+from stabledllm.training.averages.held import Averages
+from stabledllm.training.averages.places import AVERAGES
 from stabledllm.training.checkpoints import Checkpoint, remove, rotate, stamp
 from stabledllm.training.parts import changes_between, new_part, parts_until, unknown_part
 from stabledllm.training.streaming import StreamedRows
@@ -26,6 +28,8 @@ class ResumingTrainer(Trainer):
     """The identity, which a resumed run must share with this one."""
     density_file: Path | None
     """The saved p(t), copied into every checkpoint."""
+    averages: Averages | None = None
+    """The averages of the weights, which are in every checkpoint; None where none are kept."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -97,6 +101,8 @@ class ResumingTrainer(Trainer):
                 super()._save_checkpoint(model, trial)
             finally:
                 self.args.save_total_limit = limit
+            if self.averages:
+                self.averages.save(folder / AVERAGES, writes=self.is_world_process_zero())
             self.accelerator.wait_for_everyone()  # every rank's part is there
             if self.is_world_process_zero():
                 if self.streamed:

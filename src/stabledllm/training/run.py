@@ -41,6 +41,7 @@ from stabledllm.runtime.saying import say as print_line
 from stabledllm.runtime.saying import silent
 from stabledllm.runtime.showing import busy, without_bars
 from stabledllm.training.arguments import DEFAULTS, training_arguments
+from stabledllm.training.averages.watch import watch_averages
 from stabledllm.training.block_schedule import check_block_schedule, check_reached
 from stabledllm.training.callbacks import add_to, all_callbacks, failing_by_name, names_of
 from stabledllm.training.checkpoints import DENSITY, last_whole
@@ -279,6 +280,7 @@ def build_trainer(
     trainer.remove_callback(DEFAULT_PROGRESS_CALLBACK)  # a table of its own in a notebook
     shown = {"loss_ema": method.ema, "reward": rewards is not None}
     trainer.add_callback(LogLines(out, trainer.tokens_since_asked, shown=shown, say=say if lines else None))
+    watch_averages(trainer, settings.average, out, checkpoint)
     watch_spikes(trainer, out, settings.spikes, say if lines else None)
     trainer.add_callback(StepBar(f"{method.name}, seed {settings.seed}"))
     trainer.add_callback(ProgressFile(out / PROGRESS))

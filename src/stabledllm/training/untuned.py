@@ -40,7 +40,7 @@ def before_first_step(out: Path, first: EvaluatingTrainer | None, *, anew: bool)
 
 def save_untuned(out: Path, rows: Sequence, values: Tensor, draws: int) -> None:
     """Keep each held-out row's NLL before the first step, which a resumed run can no longer measure."""
-    record = {"schema": SCHEMA, "draws": draws, "content": _content(rows), "rows": _lines(rows, values)}
+    record = {"schema": SCHEMA, "draws": draws, "content": _content(rows), "rows": lines_of(rows, values)}
     write_json(out / UNTUNED, record)
 
 
@@ -61,7 +61,7 @@ def beside_untuned(out: Path, rows: Sequence, values: Tensor, draws: int) -> dic
     if saved["draws"] != draws or saved["content"] != _content(rows):
         return None  # other rows or draws, by allow_changed
     untuned = mean_over_rows(torch.tensor([row["nll"] for row in saved["rows"]], dtype=torch.float64))
-    change = difference(_lines(rows, values), saved["rows"], "nll", "nats/token")
+    change = difference(lines_of(rows, values), saved["rows"], "nll", "nats/token")
     return {
         "untuned": {"validation_nll": untuned.as_dict()},
         "difference": {"validation_nll": {k: None if v != v else v for k, v in change.items()}},
@@ -91,7 +91,8 @@ def told_of(record: dict) -> list[str]:
     return side_by_side(tuned, record if record.get("untuned") else None)
 
 
-def _lines(rows: Sequence, values: Tensor) -> list[dict]:
+def lines_of(rows: Sequence, values: Tensor) -> list[dict]:
+    """Each row's origin and NLL."""
     return [{"origin": row.origin, "nll": value} for row, value in zip(rows, values.tolist(), strict=True)]
 
 

@@ -1,5 +1,6 @@
 """Every setting of a recipe, with its default and its meaning; :mod:`stabledllm.build` makes objects of them."""
 
+from stabledllm.config.settings.average import AverageSettings
 from stabledllm.config.settings.blocks import BlockScheduleSettings
 from stabledllm.config.settings.commands import ConvertSettings, GenerateSettings, MergeSettings, RescoreSettings
 from stabledllm.config.settings.data import DataSettings, ImageSettings
@@ -19,6 +20,7 @@ from stabledllm.config.settings.training import ExperimentSettings, SpikeSetting
 
 __all__ = [
     "AdaptiveSettings",
+    "AverageSettings",
     "BlockScheduleSettings",
     "ConvertSettings",
     "DPOSettings",

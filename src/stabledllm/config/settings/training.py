@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PlainSerializer, field_validator, model_validator
 
+from stabledllm.config.settings.average import AverageSettings
 from stabledllm.config.settings.blocks import BlockScheduleSettings
 from stabledllm.config.settings.data import DataSettings
 from stabledllm.config.settings.evaluation import DecodingSettings, ImageDecodingSettings
@@ -99,6 +100,7 @@ class TrainSettings(ModelSettings):
     log_every: int = Field(10, ge=1)
     """Steps between lines of the training log."""
     spikes: SpikeSettings = SpikeSettings()
+    average: AverageSettings = AverageSettings()
     trainer: GivenTrainerSettings = {}  # type: ignore[assignment]
     """Other fields of transformers' TrainingArguments, by their names."""
     callbacks: list[Name] = []

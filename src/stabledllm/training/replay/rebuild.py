@@ -10,7 +10,7 @@ from pathlib import Path
 from transformers import TrainerCallback
 
 from stabledllm.build import build_method, build_model, set_form
-from stabledllm.config.settings import TrainSettings
+from stabledllm.config.settings import AverageSettings, TrainSettings
 from stabledllm.data.bundle import choose, load_bundle
 from stabledllm.data.row_stream import longest_of
 from stabledllm.data.rows import TokenRow
@@ -131,7 +131,7 @@ def _trainer(point: Point, settings: TrainSettings, method: Method, say: Callabl
     known = known_for(data.train, method, settings, silent)
     longest = longest_of(data.train)
     refuse_too_large(settings, longest=longest)
-    laid_out = fitting_views(settings, longest=longest)
+    laid_out = fitting_views(settings, longest=longest).model_copy(update={"average": AverageSettings()})
     fitted = point.run / DENSITY
     if not point.checkpoint and fitted.is_file():
         laid_out = laid_out.model_copy(update={"p_of_t": str(fitted)})  # fitted once, not again

@@ -1,0 +1,1 @@
+"""Averages of the weights over the steps: kept while a run trains, evaluated at its end, rebuilt afterwards."""
