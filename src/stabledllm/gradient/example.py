@@ -67,6 +67,18 @@ def example_profile(method: str = "fixedcount") -> GradientProfile:
 
 
 @lru_cache
+def example_nested():
+    """The gradients of those rows at several masks of the same counts.
+
+    >>> example_nested().rows.sort().values
+    tensor([0, 1, 2, 3])
+    """
+    from stabledllm.gradient.mask_split import nested_masks
+
+    return nested_masks(example_meter(), Method.parse("fixedcount"), rows=4, rates=4, seed=0)
+
+
+@lru_cache
 def example_in_blocks():
     """The noise of the single blocks of two tokens of those rows, and the rows nested, one t for a row's blocks.
 

@@ -1,0 +1,240 @@
+"""The split of A of the gradient into count, targets and context: against all masks, listed one by one."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from stabledllm.gradient.example import example_meter
+from stabledllm.gradient.mask_split import MASKS_PER_ROW, NestedMasks, nested_masks, split_masks
+from stabledllm.gradient.profile import points_of
+from stabledllm.gradient.sketch import ProjectedGradients
+from stabledllm.noise.methods import Method
+from tests.checks.moments import assert_covers
+from tests.checks.statistics import Z, assert_mean
+from tests.fakes.gradients import ToyGradients
+from tests.oracle import Setting, ToyRow, all_masks, count_coefficient, decomposition, panels, toy_row
+
+COUNTED = Method.parse("fixedcount")
+PARTS = ("count", "targets", "context", "rate")
+
+
+def mixed_row(size: int, seed: int) -> ToyRow:
+    """The toy's gradients, with as much again that depends on the whole mask: most of A is of the context then."""
+    table = toy_row(size, seed).table
+    return ToyRow(table + np.random.default_rng([size, seed]).normal(0.0, 0.4, table.shape))
+
+
+KINDS = [mixed_row(4, 0), toy_row(3, 1), mixed_row(6, 2)]
+MEAN_SIZE = np.mean([row.size for row in KINDS])
+
+
+def masked_gradients(row: ToyRow, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indicators (S, P) and ``sum_M grad CE_i`` (S, F) of all S masks of k tokens."""
+    masks = all_masks(row.size)
+    here = masks.sum(1) == k
+    return masks[here].astype(float), row.masked_sums[here, 1:]
+
+
+def of_count(row: ToyRow, k: int) -> tuple[np.ndarray, float, float]:
+    """The mean of ``G_M`` over all masks of k tokens, its variance, and that of its best sum over single tokens."""
+    member, value = masked_gradients(row, k)
+    fitted = member @ np.linalg.lstsq(member, value, rcond=None)[0]
+    return value.mean(0), value.var(0).sum(), fitted.var(0).sum()
+
+
+def exact_parts(row: ToyRow, eps: float, power: float = 0) -> dict[str, float]:
+    """Count, targets and context of A, and B, of one row, by listing masks and quadrature over t."""
+    setting = Setting(eps=eps, power=power)
+    t, dt = panels(setting.kinks(row.size), 0.0, 1.0)
+    p, counts = setting.p_mask(t), np.arange(1, row.size + 1)
+    law = np.array([math.comb(row.size, k) * p**k * (1 - p) ** (row.size - k) for k in counts])
+    weight = p ** (power - 1) / row.size
+    mean, variance, additive = (np.array(each) for each in zip(*(of_count(row, k) for k in counts), strict=True))
+    given_rate = law.T @ mean * weight[:, None]
+    square = law * weight**2 @ dt
+    return {
+        "count": square @ (mean**2).sum(1) - dt @ (given_rate**2).sum(1),
+        "targets": square @ additive,
+        "context": square @ (variance - additive),
+        "rate": dt @ (given_rate**2).sum(1) - ((dt @ given_rate) ** 2).sum(),
+    }
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.01])
+def test_the_parts_add_up_to_the_enumerated_a(eps):
+    found = [exact_parts(row, eps) for row in KINDS]
+    parts = {name: np.mean([each[name] for each in found]) for name in PARTS}
+    exact = decomposition(Setting(eps=eps), KINDS)
+    assert sum(parts[name] for name in PARTS[:3]) == pytest.approx(exact["A"][1])
+    assert parts["rate"] == pytest.approx(exact["B"][1])
+    assert all(value > 0 for value in parts.values())
+
+
+def partitions(size: int, k: int):
+    """All partitions of the tokens into sets of k, as indices of masks."""
+    if not size:
+        yield ()
+        return
+    yield from _partitions(tuple(range(size)), k)
+
+
+def _partitions(tokens: tuple[int, ...], k: int):
+    if not tokens:
+        yield ()
+        return
+    for others in itertools.combinations(tokens[1:], k - 1):
+        rest = tuple(i for i in tokens if i not in (tokens[0], *others))
+        for further in _partitions(rest, k):
+            yield (sum(1 << i for i in (tokens[0], *others)), *further)
+
+
+@pytest.mark.parametrize(("size", "k"), [(4, 1), (4, 2), (6, 1), (6, 2), (6, 3)])
+def test_a_partition_removes_the_targets_and_leaves_the_context(size, k):
+    """Its variance has no part of first order; the pairs' part is raised by (k - 1) / (P - k - 1), triples' cancel."""
+    row, views = mixed_row(size, 1), size // k
+    means = np.array([row.masked_sums[list(masks), 1:].mean(0) for masks in partitions(size, k)])
+    by_order = variance_by_order(row, k)
+    expected = sum(part * (1 + (views - 1) * overlap_0(size, k, d)) for d, part in enumerate(by_order, 1)) / views
+    assert means.var(0).sum() == pytest.approx(expected)
+    assert 1 + (views - 1) * overlap_0(size, k, 1) == pytest.approx(0.0)
+    if k > 1:
+        assert 1 + (views - 1) * overlap_0(size, k, 2) == pytest.approx(1 + (k - 1) / (size - k - 1))
+    assert by_order[0] == pytest.approx(of_count(row, k)[2])
+    assert sum(by_order) == pytest.approx(of_count(row, k)[1])
+
+
+def variance_by_order(row: ToyRow, k: int) -> list[float]:
+    """Of Var G_M, what sums over sets of d tokens explain beyond sums over smaller sets; d = 1, 2, ..., by regression."""
+    member, value = masked_gradients(row, k)
+    before, parts = 0.0, []
+    for d in range(1, min(k, row.size - k) + 1):
+        sets = list(itertools.combinations(range(row.size), d))
+        together = np.stack([member[:, list(each)].prod(1) for each in sets], 1)
+        fitted = together @ np.linalg.lstsq(together, value, rcond=None)[0]
+        parts.append(fitted.var(0).sum() - before)
+        before += parts[-1]
+    return parts
+
+
+def overlap_0(size: int, k: int, d: int) -> float:
+    """The correlation of the parts of order d of two disjoint masks."""
+    return (-1) ** d * math.comb(size - k - d, k - d) / math.comb(size - k, k)
+
+
+def selected(nested: NestedMasks, rows: torch.Tensor) -> NestedMasks:
+    by_row = {name: getattr(nested, name)[:, rows] for name in (*PARTS, "exact", "exact_context")}
+    return replace(nested, **by_row, rows=nested.rows[rows])
+
+
+def toy(eps: float = 0.1, power: float = 0.0, **further) -> ToyGradients:
+    return ToyGradients(KINDS, eps=eps, power=power, **further)
+
+
+@pytest.fixture(scope="module")
+def many() -> NestedMasks:
+    return nested_masks(toy(n_rows=960), COUNTED, rows=960, rates=4, seed=0)
+
+
+@pytest.mark.statistical
+def test_each_row_is_estimated_without_bias(many):
+    for kind, row in enumerate(KINDS):
+        exact, here = exact_parts(row, 0.1), many.rows % len(KINDS) == kind
+        for name in PARTS:
+            assert_mean(getattr(many, name)[0, here], exact[name], f"{name} of {row.size} tokens")
+        error = float(many.context[0, here].std()) / int(here.sum()) ** 0.5
+        assert error < 0.1 * max(exact["context"], 0.1 * exact["targets"]), "too vague to fail"
+
+
+@pytest.mark.statistical
+def test_under_another_power_and_the_token_mean():
+    meter = toy(power=1.0, normalization="token", n_rows=240)
+    counts = Method.parse("fixedcount", None, meter.objective)
+    nested = nested_masks(meter, counts, rows=240, rates=4, seed=1)
+    for kind, row in enumerate(KINDS):
+        exact, share = exact_parts(row, 0.1, 1.0), row.size / MEAN_SIZE
+        for name in PARTS:
+            each = getattr(nested, name)[0, nested.rows % len(KINDS) == kind]
+            assert_mean(each, exact[name] * share**2, f"{name} of {row.size} tokens")
+
+
+@pytest.mark.statistical
+def test_intervals_hold_the_truth(many):
+    found = [exact_parts(row, 0.1) for row in KINDS]
+    truth = {name: np.mean([each[name] for each in found]) for name in PARTS[:3]}
+    truth |= {f"share_of_{name}": value / sum(truth.values()) for name, value in truth.items()}
+    groups = torch.arange(len(many.rows)).split(12)
+    splits = [split_masks(selected(many, rows)) for rows in groups]
+    for name, value in truth.items():
+        hits = 0
+        for split in splits:
+            low, high = getattr(split, name).interval()
+            hits += math.isnan(low) or low <= value <= high
+        assert_covers(hits, len(groups), name)
+
+
+def exact_least(row: ToyRow, edges: np.ndarray) -> np.ndarray:
+    """The variance of the mask under exact counts and that of its context, averaged over each cell of t, (2, b)."""
+    setting = Setting(eps=0.1)
+    counts = range(1, row.size + 1)
+    c = np.array([count_coefficient(setting, row.size, k) for k in counts])
+    _, variance, additive = (np.array(each) for each in zip(*(of_count(row, k) for k in counts), strict=True))
+    fine = (np.arange(60_000) + 0.5) / 60_000
+    k = np.ceil(fine * row.size).astype(int) - 1
+    cell = np.searchsorted(edges, fine) - 1
+    return np.array([
+        [(c**2 * part)[k[cell == b]].mean() for b in range(len(edges) - 1)] for part in (variance, variance - additive)
+    ])  # fmt: skip
+
+
+@pytest.mark.statistical
+def test_the_least_of_each_class_equals_enumeration(many):
+    edges = np.concatenate(([0.0], many.width.cumsum(0).numpy()))
+    cells = np.mean([exact_least(row, edges) for row in KINDS], 0).clip(min=0)  # rounding makes zeros negative
+    standard = np.mean([sum(exact_parts(row, 0.1).values()) for row in KINDS])
+    one_view, balanced = (np.sqrt(cells) @ many.width.numpy()) ** 2 / standard
+    split = split_masks(many)
+    for found, exact in ((split.least_one_view, one_view), (split.least_balanced, balanced)):
+        assert abs(found.value - exact) < Z * found.stderr
+        assert found.stderr < 0.1 * exact, "too vague to fail"
+    assert balanced < one_view < 1
+
+
+def test_masks_are_those_of_the_gradients_and_rows_those_of_the_profile():
+    meter = toy(n_rows=30)
+    before = meter.forwards
+    nested = nested_masks(meter, COUNTED, rows=5, rates=4, seed=3)
+    assert nested.forwards == meter.forwards - before == 5 * MASKS_PER_ROW
+    assert torch.equal(nested.rows, points_of(meter, COUNTED, rows=5, rates=4, masks=2, seed=3)[1])
+    again = nested_masks(toy(n_rows=30), COUNTED, rows=5, rates=4, seed=3)
+    assert torch.equal(nested.context, again.context)
+
+
+def test_batches_and_projections_change_nothing_but_the_last_bits():
+    whole = nested_masks(example_meter(), COUNTED, rows=4, rates=2, seed=0)
+    small = nested_masks(example_meter(tokens_per_batch=8), COUNTED, rows=4, rates=2, seed=0)
+    projected = nested_masks(example_meter(ProjectedGradients), COUNTED, rows=4, rates=2, seed=0)
+    for name in PARTS:
+        value, least = getattr(whole, name), 1e-5 * float(whole.targets.max())
+        assert torch.allclose(value, getattr(small, name), atol=least)
+        assert torch.allclose(value[0], getattr(projected, name).mean(0), rtol=1e-3, atol=10 * least)
+
+
+def test_a_model_without_context_has_none():
+    """The example's tokens see themselves alone: targets are all of a mask's noise, given its count."""
+    split = split_masks(nested_masks(example_meter(), COUNTED, rows=4, rates=2, seed=1))
+    assert abs(split.context.value) < 5 * split.context.stderr
+    assert split.targets.value > 10 * abs(split.context.value)
+
+
+def test_a_response_of_one_token_has_neither():
+    meter = ToyGradients([toy_row(1, 0)], n_rows=6)
+    nested = nested_masks(meter, COUNTED, rows=4, rates=2, seed=0)
+    assert float(nested.targets.abs().max()) < 1e-12
+    assert float(nested.context.abs().max()) < 1e-12
+    assert (nested.count > 0).all(), "whether its token is masked at all"
