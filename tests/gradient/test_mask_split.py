@@ -15,10 +15,11 @@ from stabledllm.gradient.mask_split import MASKS_PER_ROW, NestedMasks, nested_ma
 from stabledllm.gradient.profile import points_of
 from stabledllm.gradient.sketch import ProjectedGradients
 from stabledllm.noise.methods import Method
+from tests.checks.mask_split import exact_parts, masked_gradients, of_count
 from tests.checks.moments import assert_covers
 from tests.checks.statistics import Z, assert_mean
 from tests.fakes.gradients import ToyGradients
-from tests.oracle import Setting, ToyRow, all_masks, count_coefficient, decomposition, panels, toy_row
+from tests.oracle import Setting, ToyRow, count_coefficient, decomposition, toy_row
 
 COUNTED = Method.parse("fixedcount")
 PARTS = ("count", "targets", "context", "rate")
@@ -34,38 +35,6 @@ KINDS = [mixed_row(4, 0), toy_row(3, 1), mixed_row(6, 2)]
 MEAN_SIZE = np.mean([row.size for row in KINDS])
 
 
-def masked_gradients(row: ToyRow, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indicators (S, P) and ``sum_M grad CE_i`` (S, F) of all S masks of k tokens."""
-    masks = all_masks(row.size)
-    here = masks.sum(1) == k
-    return masks[here].astype(float), row.masked_sums[here, 1:]
-
-
-def of_count(row: ToyRow, k: int) -> tuple[np.ndarray, float, float]:
-    """The mean of ``G_M`` over all masks of k tokens, its variance, and that of its best sum over single tokens."""
-    member, value = masked_gradients(row, k)
-    fitted = member @ np.linalg.lstsq(member, value, rcond=None)[0]
-    return value.mean(0), value.var(0).sum(), fitted.var(0).sum()
-
-
-def exact_parts(row: ToyRow, eps: float, power: float = 0) -> dict[str, float]:
-    """Count, targets and context of A, and B, of one row, by listing masks and quadrature over t."""
-    setting = Setting(eps=eps, power=power)
-    t, dt = panels(setting.kinks(row.size), 0.0, 1.0)
-    p, counts = setting.p_mask(t), np.arange(1, row.size + 1)
-    law = np.array([math.comb(row.size, k) * p**k * (1 - p) ** (row.size - k) for k in counts])
-    weight = p ** (power - 1) / row.size
-    mean, variance, additive = (np.array(each) for each in zip(*(of_count(row, k) for k in counts), strict=True))
-    given_rate = law.T @ mean * weight[:, None]
-    square = law * weight**2 @ dt
-    return {
-        "count": square @ (mean**2).sum(1) - dt @ (given_rate**2).sum(1),
-        "targets": square @ additive,
-        "context": square @ (variance - additive),
-        "rate": dt @ (given_rate**2).sum(1) - ((dt @ given_rate) ** 2).sum(),
-    }
-
-
 @pytest.mark.parametrize("eps", [0.1, 0.01])
 def test_the_parts_add_up_to_the_enumerated_a(eps):
     found = [exact_parts(row, eps) for row in KINDS]
@@ -76,21 +45,14 @@ def test_the_parts_add_up_to_the_enumerated_a(eps):
     assert all(value > 0 for value in parts.values())
 
 
-def partitions(size: int, k: int):
-    """All partitions of the tokens into sets of k, as indices of masks."""
-    if not size:
-        yield ()
-        return
-    yield from _partitions(tuple(range(size)), k)
-
-
-def _partitions(tokens: tuple[int, ...], k: int):
+def partitions(tokens: tuple[int, ...], k: int):
+    """All partitions of the tokens into sets of k, each as indices of masks."""
     if not tokens:
         yield ()
         return
     for others in itertools.combinations(tokens[1:], k - 1):
         rest = tuple(i for i in tokens if i not in (tokens[0], *others))
-        for further in _partitions(rest, k):
+        for further in partitions(rest, k):
             yield (sum(1 << i for i in (tokens[0], *others)), *further)
 
 
@@ -98,7 +60,7 @@ def _partitions(tokens: tuple[int, ...], k: int):
 def test_a_partition_removes_the_targets_and_leaves_the_context(size, k):
     """Its variance has no part of first order; the pairs' part is raised by (k - 1) / (P - k - 1), triples' cancel."""
     row, views = mixed_row(size, 1), size // k
-    means = np.array([row.masked_sums[list(masks), 1:].mean(0) for masks in partitions(size, k)])
+    means = np.array([row.masked_sums[list(masks), 1:].mean(0) for masks in partitions(tuple(range(size)), k)])
     by_order = variance_by_order(row, k)
     expected = sum(part * (1 + (views - 1) * overlap_0(size, k, d)) for d, part in enumerate(by_order, 1)) / views
     assert means.var(0).sum() == pytest.approx(expected)
@@ -110,7 +72,7 @@ def test_a_partition_removes_the_targets_and_leaves_the_context(size, k):
 
 
 def variance_by_order(row: ToyRow, k: int) -> list[float]:
-    """Of Var G_M, what sums over sets of d tokens explain beyond sums over smaller sets; d = 1, 2, ..., by regression."""
+    """What sums over sets of d = 1, 2, ... tokens explain of Var G_M beyond those of smaller sets, by regression."""
     member, value = masked_gradients(row, k)
     before, parts = 0.0, []
     for d in range(1, min(k, row.size - k) + 1):
@@ -168,14 +130,17 @@ def test_intervals_hold_the_truth(many):
     found = [exact_parts(row, 0.1) for row in KINDS]
     truth = {name: np.mean([each[name] for each in found]) for name in PARTS[:3]}
     truth |= {f"share_of_{name}": value / sum(truth.values()) for name, value in truth.items()}
-    groups = torch.arange(len(many.rows)).split(12)
-    splits = [split_masks(selected(many, rows)) for rows in groups]
-    for name, value in truth.items():
-        hits = 0
-        for split in splits:
-            low, high = getattr(split, name).interval()
-            hits += math.isnan(low) or low <= value <= high
-        assert_covers(hits, len(groups), name)
+    splits = [split_masks(selected(many, rows)) for rows in torch.arange(len(many.rows)).split(12)]
+
+    def held(name: str, shrunk: float = 1.0) -> int:
+        estimates = [getattr(split, name) for split in splits]
+        halves = [(one.interval()[1] - one.value) * shrunk for one in estimates]
+        return sum(abs(one.value - truth[name]) <= half for one, half in zip(estimates, halves, strict=True))
+
+    for name in truth:
+        assert_covers(held(name), len(splits), name)
+        with pytest.raises(AssertionError):
+            assert_covers(held(name, 0.5), len(splits), f"half of the interval of {name}")
 
 
 def exact_least(row: ToyRow, edges: np.ndarray) -> np.ndarray:

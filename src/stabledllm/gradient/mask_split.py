@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from stabledllm.gradient.components import UNIT, as_positive, ratio_of
+from stabledllm.gradient.components import UNIT, ratio_of
 from stabledllm.gradient.counts import count_weights
 from stabledllm.gradient.per_row import RowGradients
 from stabledllm.gradient.profile import gram_of, points_of
@@ -30,8 +30,9 @@ from stabledllm.noise.streams import Key, Stream
 from stabledllm.stats.estimate import Estimate
 
 _STEP = 0x5B117
-_STRATA, _PER_STRATUM, _MASKS = 3, 2, 6
-"""Products of two mean gradients need two counts of a stratum, and a pair of masks is centred on the others."""
+_STRATA, _PER_STRATUM, _MASKS = 2, 2, 12
+"""Products of mean gradients need two counts of a stratum. The error of targets and context falls with the masks of one
+count, whose pairs they come from, and hardly with more counts."""
 MASKS_PER_ROW = _STRATA * _PER_STRATUM * _MASKS
 """Masks, and so forwards and backwards, that each row takes."""
 
@@ -143,11 +144,10 @@ def split_masks(nested: NestedMasks) -> MaskSplit:
     whole = sum(parts.values())
 
     def mean(part: Tensor) -> Estimate:
-        return as_positive(estimate(lambda keep: [part[:, keep].mean(1)], rows, UNIT))
+        return estimate(lambda keep: [part[:, keep].mean(1)], rows, UNIT)
 
     def share(part: Tensor) -> Estimate:
-        both = estimate(lambda keep: [part[:, keep].mean(1), whole[:, keep].mean(1)], rows, "of A", ratio_of)
-        return as_positive(both)
+        return estimate(lambda keep: [part[:, keep].mean(1), whole[:, keep].mean(1)], rows, "of A", ratio_of)
 
     def least(cells: Tensor) -> Estimate:
         def over_standard(cell: Tensor, standard: Tensor) -> float:
@@ -156,7 +156,7 @@ def split_masks(nested: NestedMasks) -> MaskSplit:
         def parts_of(keep: Tensor) -> list[Tensor]:
             return [cells[:, keep].mean(1), (whole + nested.rate)[:, keep].mean(1)]
 
-        return as_positive(estimate(parts_of, rows, "of Standard's", over_standard))
+        return estimate(parts_of, rows, "of Standard's", over_standard)
 
     return MaskSplit(
         **{name: mean(part) for name, part in parts.items()},
@@ -223,7 +223,7 @@ def _law_of_counts(size: int, eps: float, power: float) -> Tensor:
 def _products(
     meter: GradientMeter, counts: Method, key: Key, row: int, k: Tensor, size: int, start: int
 ) -> tuple[Tensor, Tensor]:
-    """Inner products (Q, n, n) of one row's gradients at given counts, and the tokens that their masks share, (n, n)."""
+    """Inner products (Q, n, n) of a row's gradients at given counts, and the tokens that their masks share, (n, n)."""
     t, rows, gradients = (k.double() - 0.5) / size, torch.full(k.shape, row), None
     for batch in meter.gradients(rows, t, counts, key, start=start):
         if gradients is None:
@@ -279,7 +279,7 @@ class _RowLaw:
         return torch.stack([values[i : i + _MASKS, i : i + _MASKS] for i in range(0, len(values), _MASKS)])
 
     def _pairs(self, point: Tensor) -> Tensor:
-        """Weights (J, J) of products of two counts: never of one draw with itself, in whose place its stratum's stand."""
+        """Weights (J, J) of products of two counts: of none with itself, whose place the others of its stratum take."""
         stratum = torch.arange(len(point)) // _PER_STRATUM
         same = stratum[:, None] == stratum
         weight = torch.outer(point, point)

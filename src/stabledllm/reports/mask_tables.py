@@ -1,0 +1,43 @@
+"""The tables on what A of the gradient is made of, and on the least noise that each class of estimator can reach."""
+
+from __future__ import annotations
+
+from stabledllm.reports import numbers as fmt
+from stabledllm.reports.stored import number
+from stabledllm.reports.table import Table
+
+_PARTS = (
+    ("how many tokens are masked", "count", "exact counts, at no cost"),
+    ("which tokens are targets", "targets", "views that mask all tokens equally often"),
+    ("which context they see", "context", "nothing: it falls with more forwards alone"),
+)
+_CLASSES = (("one view of a row", "least_one_view"), ("balanced views of a row", "least_balanced"))
+
+
+def mask_tables(data: dict) -> list[Table]:
+    """The two tables of a stored decomposition; none where A of the gradient was not split."""
+    split = (data.get("gradient") or {}).get("split")
+    if not split:
+        return []
+    parts = tuple(
+        (label, fmt.positive(split.get(name)), fmt.positive(split.get(f"share_of_{name}")), what)
+        for label, name, what in _PARTS
+    )
+    unit = (split.get("count") or {}).get("unit") or "(nats/param)²"
+    rows, forwards = (split.get("count") or {}).get("n"), number(split.get("forwards"))
+    made = Table(
+        "What A of the gradient is made of",
+        ("part of A", unit, "share", "what removes it"),
+        parts,
+        f"On {fmt.count(rows)} rows, {fmt.count(forwards)} forward and backward passes. Value ± standard error, or "
+        "with its 95 % interval.",
+    )
+    least = Table(
+        "Least gradient noise of each class of estimator",
+        ("class", "÷ Standard"),
+        (*((label, fmt.positive(split.get(name))) for label, name in _CLASSES), ("F times the forwards", "1/F of it")),
+        "At equal compute, over Standard's A + B: with exact counts, the best density of t and no noise of t. "
+        "Balanced: each token is masked equally often, as in partitionK, and views are otherwise independent; what "
+        "they cost in data noise is left out.",
+    )
+    return [made, least]
