@@ -7,9 +7,9 @@ from stabledllm.reports.stored import number
 from stabledllm.reports.table import Table
 
 _PARTS = (
-    ("how many tokens are masked", "count", "exact counts, at no cost"),
-    ("which tokens are targets", "targets", "views that mask all tokens equally often"),
-    ("which context they see", "context", "nothing: it falls with more forwards alone"),
+    ("how many tokens are masked", "count"),
+    ("which tokens are targets", "targets"),
+    ("which context they see", "context"),
 )
 _CLASSES = (("one view of a row", "least_one_view"), ("balanced views of a row", "least_balanced"))
 
@@ -20,17 +20,17 @@ def mask_tables(data: dict) -> list[Table]:
     if not split:
         return []
     parts = tuple(
-        (label, fmt.positive(split.get(name)), fmt.positive(split.get(f"share_of_{name}")), what)
-        for label, name, what in _PARTS
+        (label, fmt.positive(split.get(name)), fmt.positive(split.get(f"share_of_{name}"))) for label, name in _PARTS
     )
     unit = (split.get("count") or {}).get("unit") or "(nats/param)²"
     rows, forwards = (split.get("count") or {}).get("n"), number(split.get("forwards"))
     made = Table(
         "What A of the gradient is made of",
-        ("part of A", unit, "share", "what removes it"),
+        ("part of A", unit, "share"),
         parts,
-        f"On {fmt.count(rows)} rows, {fmt.count(forwards)} forward and backward passes. Value ± standard error, or "
-        "with its 95 % interval.",
+        "The first is removed by exact counts, at no cost; the second by views that mask all tokens equally often; the "
+        f"third falls with more forwards alone. On {fmt.count(rows)} rows, {fmt.count(forwards)} forward and backward "
+        "passes.",
     )
     least = Table(
         "Least gradient noise of each class of estimator",
