@@ -95,7 +95,7 @@ def split() -> dict:
     parts = {"count": 0.1, "targets": 1.8, "context": 1.2}
     found = {name: est(1e-6 * x, 1e-7, n=24, unit="(nats/param)²") for name, x in parts.items()}
     shares = {f"share_of_{name}": est(x / 3.1, 0.04, n=24, unit="of A") for name, x in parts.items()}
-    least = {"least_one_view": 0.47, "least_balanced": 0.21}
+    least = {"least_one_view": 0.47, "least_balanced": 0.21, "least_partition": 0.9}
     return found | shares | {k: est(x, 0.03, n=24, unit="of Standard's") for k, x in least.items()} | {"forwards": 1152}
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from stabledllm.gradient.example import example_meter
-from stabledllm.gradient.mask_split import MASKS_PER_ROW, NestedMasks, nested_masks, split_masks
-from stabledllm.gradient.profile import points_of
+from stabledllm.gradient.mask_split import split_masks
+from stabledllm.gradient.nested_masks import MASKS_PER_ROW, NestedMasks, nested_masks
+from stabledllm.gradient.profile import gradient_profile
 from stabledllm.gradient.sketch import ProjectedGradients
 from stabledllm.noise.methods import Method
 from tests.checks.mask_split import exact_parts, masked_gradients, of_count
@@ -89,9 +90,18 @@ def overlap_0(size: int, k: int, d: int) -> float:
     return (-1) ** d * math.comb(size - k - d, k - d) / math.comb(size - k, k)
 
 
-def selected(nested: NestedMasks, rows: torch.Tensor) -> NestedMasks:
-    by_row = {name: getattr(nested, name)[:, rows] for name in (*PARTS, "exact", "exact_context")}
-    return replace(nested, **by_row, rows=nested.rows[rows])
+def measured(meter, rows: int, seed: int = 0, method: Method = COUNTED) -> NestedMasks:
+    profile = gradient_profile(meter, method, rows=rows, rates=4, masks=2, seed=seed)
+    return nested_masks(meter, profile, seed)
+
+
+def groups(nested: NestedMasks, size: int) -> list[NestedMasks]:
+    """The measurement of so many rows at a time; C and the means over rows stay those of the first."""
+    names, first = (*PARTS, "exact", "exact_context", "in_partition"), nested.profile.first(size)
+    return [
+        replace(nested, **{name: getattr(nested, name)[:, rows] for name in names}, profile=first)
+        for rows in torch.arange(len(nested.profile.rows)).split(size)
+    ]
 
 
 def toy(eps: float = 0.1, power: float = 0.0, **further) -> ToyGradients:
@@ -100,13 +110,13 @@ def toy(eps: float = 0.1, power: float = 0.0, **further) -> ToyGradients:
 
 @pytest.fixture(scope="module")
 def many() -> NestedMasks:
-    return nested_masks(toy(n_rows=960), COUNTED, rows=960, rates=4, seed=0)
+    return measured(toy(n_rows=960), 960)
 
 
 @pytest.mark.statistical
 def test_each_row_is_estimated_without_bias(many):
     for kind, row in enumerate(KINDS):
-        exact, here = exact_parts(row, 0.1), many.rows % len(KINDS) == kind
+        exact, here = exact_parts(row, 0.1), many.profile.rows % len(KINDS) == kind
         for name in PARTS:
             assert_mean(getattr(many, name)[0, here], exact[name], f"{name} of {row.size} tokens")
         error = float(many.context[0, here].std()) / int(here.sum()) ** 0.5
@@ -117,11 +127,11 @@ def test_each_row_is_estimated_without_bias(many):
 def test_under_another_power_and_the_token_mean():
     meter = toy(power=1.0, normalization="token", n_rows=240)
     counts = Method.parse("fixedcount", None, meter.objective)
-    nested = nested_masks(meter, counts, rows=240, rates=4, seed=1)
+    nested = measured(meter, 240, 1, counts)
     for kind, row in enumerate(KINDS):
         exact, share = exact_parts(row, 0.1, 1.0), row.size / MEAN_SIZE
         for name in PARTS:
-            each = getattr(nested, name)[0, nested.rows % len(KINDS) == kind]
+            each = getattr(nested, name)[0, nested.profile.rows % len(KINDS) == kind]
             assert_mean(each, exact[name] * share**2, f"{name} of {row.size} tokens")
 
 
@@ -130,7 +140,7 @@ def test_intervals_hold_the_truth(many):
     found = [exact_parts(row, 0.1) for row in KINDS]
     truth = {name: np.mean([each[name] for each in found]) for name in PARTS[:3]}
     truth |= {f"share_of_{name}": value / sum(truth.values()) for name, value in truth.items()}
-    splits = [split_masks(selected(many, rows)) for rows in torch.arange(len(many.rows)).split(12)]
+    splits = [split_masks(group) for group in groups(many, 12)]
 
     def held(name: str, shrunk: float = 1.0) -> int:
         estimates = [getattr(split, name) for split in splits]
@@ -143,47 +153,61 @@ def test_intervals_hold_the_truth(many):
             assert_covers(held(name, 0.5), len(splits), f"half of the interval of {name}")
 
 
-def exact_least(row: ToyRow, edges: np.ndarray) -> np.ndarray:
-    """The variance of the mask under exact counts and that of its context, averaged over each cell of t, (2, b)."""
-    setting = Setting(eps=0.1)
-    counts = range(1, row.size + 1)
+def by_cell(row: ToyRow, edges: np.ndarray) -> dict[str, np.ndarray]:
+    """What decides the least noise, by enumeration: means over each cell of t under exact counts."""
+    counts, setting = np.arange(1, row.size + 1), Setting(eps=0.1)
     c = np.array([count_coefficient(setting, row.size, k) for k in counts])
-    _, variance, additive = (np.array(each) for each in zip(*(of_count(row, k) for k in counts), strict=True))
+    mean, variance, additive = (np.array(each) for each in zip(*(of_count(row, k) for k in counts), strict=True))
+    context = c**2 * (variance - additive)
+    of_count_k = {
+        "one_view": c**2 * variance,
+        "context": context,
+        "in_partition": context * counts / row.size,
+        "views": row.size / counts,
+        "mean": c[:, None] * mean,
+    }
     fine = (np.arange(60_000) + 0.5) / 60_000
-    k = np.ceil(fine * row.size).astype(int) - 1
-    cell = np.searchsorted(edges, fine) - 1
-    return np.array([
-        [(c**2 * part)[k[cell == b]].mean() for b in range(len(edges) - 1)] for part in (variance, variance - additive)
-    ])  # fmt: skip
+    k, cell = np.ceil(fine * row.size).astype(int) - 1, np.searchsorted(edges, fine) - 1
+    cells = range(len(edges) - 1)
+    return {name: np.array([each[k[cell == b]].mean(0) for b in cells]) for name, each in of_count_k.items()}
 
 
 @pytest.mark.statistical
 def test_the_least_of_each_class_equals_enumeration(many):
-    edges = np.concatenate(([0.0], many.width.cumsum(0).numpy()))
-    cells = np.mean([exact_least(row, edges) for row in KINDS], 0).clip(min=0)  # rounding makes zeros negative
+    width, edges = many.profile.width.numpy(), many.profile.edges.numpy()
+    rows = [by_cell(row, edges) for row in KINDS]
+    cells = {name: np.mean([row[name] for row in rows], 0) for name in rows[0]}
     standard = np.mean([sum(exact_parts(row, 0.1).values()) for row in KINDS])
-    one_view, balanced = (np.sqrt(cells) @ many.width.numpy()) ** 2 / standard
+    each = np.array([width @ row["mean"] for row in rows])
+    data = ((each - each.mean(0)) ** 2).sum(1).mean()
+    own = np.mean([(row["mean"] ** 2).sum(1) for row in rows], 0)
+    partition = cells["views"] * (cells["in_partition"] + own - (cells["mean"] ** 2).sum(1))
+    exact = {
+        "least_one_view": (np.sqrt(cells["one_view"]) @ width) ** 2,
+        "least_balanced": (np.sqrt(cells["context"].clip(min=0)) @ width) ** 2,  # rounding makes zeros negative
+        "least_partition": (np.sqrt(partition) @ width) ** 2 - data,
+    }
     split = split_masks(many)
-    for found, exact in ((split.least_one_view, one_view), (split.least_balanced, balanced)):
-        assert abs(found.value - exact) < Z * found.stderr
-        assert found.stderr < 0.1 * exact, "too vague to fail"
-    assert balanced < one_view < 1
+    for name, least in exact.items():
+        found = getattr(split, name)
+        assert abs(found.value - least / standard) < Z * found.stderr, name
+        before_data = found.value + data / standard * (name == "least_partition")
+        assert found.stderr < 0.1 * before_data, f"{name}: too vague to fail"
+    assert exact["least_balanced"] < exact["least_one_view"] < standard
 
 
-def test_masks_are_those_of_the_gradients_and_rows_those_of_the_profile():
+def test_masks_are_those_of_the_gradients():
     meter = toy(n_rows=30)
-    before = meter.forwards
-    nested = nested_masks(meter, COUNTED, rows=5, rates=4, seed=3)
-    assert nested.forwards == meter.forwards - before == 5 * MASKS_PER_ROW
-    assert torch.equal(nested.rows, points_of(meter, COUNTED, rows=5, rates=4, masks=2, seed=3)[1])
-    again = nested_masks(toy(n_rows=30), COUNTED, rows=5, rates=4, seed=3)
-    assert torch.equal(nested.context, again.context)
+    nested = measured(meter, 5, 3)
+    assert nested.forwards == meter.forwards - nested.profile.forwards == 5 * MASKS_PER_ROW
+    assert torch.equal(nested.context, measured(toy(n_rows=30), 5, 3).context)
+    with pytest.raises(ValueError, match="expected a profile of fixedcount, found standard"):
+        measured(meter, 4, method=Method())
 
 
 def test_batches_and_projections_change_nothing_but_the_last_bits():
-    whole = nested_masks(example_meter(), COUNTED, rows=4, rates=2, seed=0)
-    small = nested_masks(example_meter(tokens_per_batch=8), COUNTED, rows=4, rates=2, seed=0)
-    projected = nested_masks(example_meter(ProjectedGradients), COUNTED, rows=4, rates=2, seed=0)
+    whole, small = measured(example_meter(), 4), measured(example_meter(tokens_per_batch=8), 4)
+    projected = measured(example_meter(ProjectedGradients), 4)
     for name in PARTS:
         value, least = getattr(whole, name), 1e-5 * float(whole.targets.max())
         assert torch.allclose(value, getattr(small, name), atol=least)
@@ -192,14 +216,13 @@ def test_batches_and_projections_change_nothing_but_the_last_bits():
 
 def test_a_model_without_context_has_none():
     """The example's tokens see themselves alone: targets are all of a mask's noise, given its count."""
-    split = split_masks(nested_masks(example_meter(), COUNTED, rows=4, rates=2, seed=1))
+    split = split_masks(measured(example_meter(), 4, 1))
     assert abs(split.context.value) < 5 * split.context.stderr
     assert split.targets.value > 10 * abs(split.context.value)
 
 
 def test_a_response_of_one_token_has_neither():
-    meter = ToyGradients([toy_row(1, 0)], n_rows=6)
-    nested = nested_masks(meter, COUNTED, rows=4, rates=2, seed=0)
+    nested = measured(ToyGradients([toy_row(1, 0)], n_rows=6), 4)
     assert float(nested.targets.abs().max()) < 1e-12
     assert float(nested.context.abs().max()) < 1e-12
     assert (nested.count > 0).all(), "whether its token is masked at all"

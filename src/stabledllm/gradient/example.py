@@ -70,12 +70,12 @@ def example_profile(method: str = "fixedcount") -> GradientProfile:
 def example_nested():
     """The gradients of those rows at several masks of the same counts.
 
-    >>> example_nested().rows.sort().values
-    tensor([0, 1, 2, 3])
+    >>> example_nested().targets.shape
+    torch.Size([1, 4])
     """
-    from stabledllm.gradient.mask_split import nested_masks
+    from stabledllm.gradient.nested_masks import nested_masks
 
-    return nested_masks(example_meter(), Method.parse("fixedcount"), rows=4, rates=4, seed=0)
+    return nested_masks(example_meter(), example_profile(), seed=0)
 
 
 @lru_cache

@@ -4,10 +4,10 @@ Given its count k the gradient of a row is ``c_k G_M`` with ``G_M = sum_M grad C
 the P tokens. Of its variance ``V_k`` over M the *targets* are the part of the best sum over single tokens,
 ``sum_M a_i``: the first-order term of Hoeffding's decomposition for samples without replacement. It cancels wherever
 all tokens are masked equally often. The *context* is the rest: how the gradient of a token depends on which others
-are masked with it. Both are parts of an orthogonal sum, so that neither is negative, and they are estimated from pairs
-of masks of the same count by the number of tokens that they share (docs/mathematics.md#what-a-is-made-of).
+are masked with it. Both are parts of an orthogonal sum, so that neither is negative
+(docs/mathematics.md#what-a-is-made-of).
 
-Legend: a rows, b cells of t, J counts of a row, c masks of a count, n = J c masks of a row, Q blocks of coordinates.
+Legend: a rows, b cells of t, Q blocks of coordinates.
 """
 
 from __future__ import annotations
@@ -18,53 +18,12 @@ import torch
 from torch import Tensor
 
 from stabledllm.gradient.components import UNIT, ratio_of
-from stabledllm.gradient.counts import count_weights
-from stabledllm.gradient.per_row import RowGradients
-from stabledllm.gradient.profile import gram_of, points_of
+from stabledllm.gradient.floor import MeanOfRows, mean_in_cells
+from stabledllm.gradient.nested_masks import NestedMasks
+from stabledllm.gradient.predicted import data_noise
+from stabledllm.gradient.profile import GradientProfile
 from stabledllm.gradient.projected import estimate
-from stabledllm.gradient.sketch import GradientMeter
-from stabledllm.noise.counts import count_coefficients
-from stabledllm.noise.densities import Uniform
-from stabledllm.noise.methods import Method
-from stabledllm.noise.streams import Key, Stream
 from stabledllm.stats.estimate import Estimate
-
-_STEP = 0x5B117
-_STRATA, _PER_STRATUM, _MASKS = 2, 2, 12
-"""Products of mean gradients need two counts of a stratum. The error of targets and context falls with the masks of one
-count, whose pairs they come from, and hardly with more counts."""
-MASKS_PER_ROW = _STRATA * _PER_STRATUM * _MASKS
-"""Masks, and so forwards and backwards, that each row takes."""
-
-
-@dataclass(frozen=True)
-class NestedMasks:
-    """The noise of each row's gradient by its origin, unbiased for every row; nothing is clamped.
-
-    >>> from stabledllm.gradient.example import example_nested
-    >>> nested = example_nested()
-    >>> nested.targets.shape == nested.context.shape == (1, len(nested.rows))
-    True
-    """
-
-    count: Tensor
-    """``E_t Var_k`` of the mean gradient at a count: the noise of how many tokens are masked at t, shape (Q, a)."""
-    targets: Tensor
-    """The first-order part of the noise of the mask given its count, shape (Q, a)."""
-    context: Tensor
-    """The rest of that noise, shape (Q, a)."""
-    rate: Tensor
-    """What each row adds to B, shape (Q, a)."""
-    exact: Tensor
-    """Noise of the mask under exact counts, by cell of t, with mean ``∫ Var dt`` over the cells, shape (Q, a, b)."""
-    exact_context: Tensor
-    """Its part of the context, shape (Q, a, b)."""
-    width: Tensor
-    """Width of each cell, shape (b,)."""
-    rows: Tensor
-    """Index of each row in the data, shape (a,)."""
-    forwards: int
-    """Number of rows that went forward and backward for it."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +50,9 @@ class MaskSplit:
     least_balanced: Estimate
     """The same of views that mask all tokens equally often and are otherwise independent. Both leave out all noise of t
     and what views of one row cost in data noise. Where few rows are measured they are somewhat low, as floors are."""
+    least_partition: Estimate
+    """The same of partitions, k tokens in each of P / k views at one t, with that cost and the noise of t that a source
+    leaves; as if P / k were whole. Comparable with the floor of low discrepancy, that of one view."""
     forwards: int
 
     def as_dict(self) -> dict:
@@ -102,36 +64,6 @@ class MaskSplit:
         }
 
 
-def nested_masks(meter: GradientMeter, counts: Method, *, rows: int, rates: int, seed: int) -> NestedMasks:
-    """Measure ``rows`` rows, those of the profile of the same seed, at several counts with several masks of each.
-
-    Counts are drawn in strata, half of them evenly and half in proportion to what their noise adds to A. The masks are
-    draws of their own, so that these figures are independent of the profile's given the rows.
-
-    Args:
-        counts: the method of single fixed counts under the objective that is measured.
-        rates: equal cells of t in which a density may differ.
-
-    >>> from stabledllm.gradient.example import example_meter
-    >>> nested = nested_masks(example_meter(), Method.parse("fixedcount"), rows=2, rates=2, seed=0)
-    >>> nested.forwards == 2 * MASKS_PER_ROW
-    True
-    """
-    _, chosen, sizes, edges, *_ = points_of(meter, counts, rows=rows, rates=rates, masks=2, seed=seed)
-    key, per_row, before = Key(seed, _STEP), _STRATA * _PER_STRATUM, meter.forwards
-    u = key.row_uniforms(Stream.RATE, torch.arange(len(chosen) * per_row)).view(len(chosen), per_row)
-    found = []
-    for i, (row, size) in enumerate(zip(chosen.tolist(), sizes.tolist(), strict=True)):
-        law = _law_of_counts(size, meter.objective.eps, meter.objective.power)
-        place = (torch.arange(per_row) // _PER_STRATUM + u[i]) / _STRATA
-        k = torch.searchsorted(law.cumsum(0), place).clamp(max=size - 1) + 1
-        gram, shared = _products(meter, counts, key, row, k.repeat_interleave(_MASKS), size, i * MASKS_PER_ROW)
-        row_law = _RowLaw(k, size, law, meter.objective.eps, meter.objective.power)
-        found.append(row_law.parts(gram, shared, edges))
-    stacked = {name: torch.stack([parts[name] for parts in found], dim=1) for name in found[0]}
-    return NestedMasks(**stacked, width=edges.diff(), rows=chosen, forwards=meter.forwards - before)
-
-
 def split_masks(nested: NestedMasks) -> MaskSplit:
     """The parts of A, their shares and the least noise of each class; jackknife errors over rows.
 
@@ -140,7 +72,8 @@ def split_masks(nested: NestedMasks) -> MaskSplit:
     >>> split.least_balanced.value <= split.least_one_view.value
     True
     """
-    rows, parts = len(nested.rows), {name: getattr(nested, name) for name in ("count", "targets", "context")}
+    profile = nested.profile
+    rows, parts = len(profile.rows), {name: getattr(nested, name) for name in ("count", "targets", "context")}
     whole = sum(parts.values())
 
     def mean(part: Tensor) -> Estimate:
@@ -151,10 +84,26 @@ def split_masks(nested: NestedMasks) -> MaskSplit:
 
     def least(cells: Tensor) -> Estimate:
         def over_standard(cell: Tensor, standard: Tensor) -> float:
-            return ratio_of((cell.clamp(min=0).sqrt() @ nested.width) ** 2, standard)
+            return ratio_of((cell.clamp(min=0).sqrt() @ profile.width) ** 2, standard)
 
         def parts_of(keep: Tensor) -> list[Tensor]:
-            return [cells[:, keep].mean(1), (whole + nested.rate)[:, keep].mean(1)]
+            return [cells[:, keep].mean(1), standard(keep)]
+
+        return estimate(parts_of, rows, "of Standard's", over_standard)
+
+    def standard(keep: Tensor) -> Tensor:
+        return (whole + nested.rate)[:, keep].mean(1)
+
+    def least_partition() -> Estimate:
+        data, shared, own = data_noise(profile), MeanOfRows(profile, mean_in_cells(profile)), _square_of_cells(profile)
+
+        def over_standard(cell: Tensor, mean: Tensor, views: Tensor, c: Tensor, standard: Tensor) -> float:
+            return ratio_of(((views * (cell - mean)).clamp(min=0).sqrt() @ profile.width) ** 2 - c, standard)
+
+        def parts_of(keep: Tensor) -> list[Tensor]:
+            views = nested.views[None, keep].mean(1)
+            cell = (nested.in_partition + own)[:, keep].mean(1)
+            return [cell, shared(keep), views, data(keep), standard(keep)]
 
         return estimate(parts_of, rows, "of Standard's", over_standard)
 
@@ -163,130 +112,13 @@ def split_masks(nested: NestedMasks) -> MaskSplit:
         **{f"share_of_{name}": share(part) for name, part in parts.items()},
         least_one_view=least(nested.exact),
         least_balanced=least(nested.exact_context),
+        least_partition=least_partition(),
         forwards=nested.forwards,
     )
 
 
-def first_order(gram: Tensor, shared: Tensor, k: Tensor, size: int) -> Tensor:
-    """The unbiased first-order part of ``Var G_M`` over uniform subsets of k of P tokens, (Q, J).
-
-    Of two independent masks that share s tokens, ``(P - 1) E[e(s) <G, G'>]`` is that part, with
-    ``e(s) = (s - k²/P) / (k (1 - k/P))``; as e has mean 0 given either mask, both gradients are centred on the mean of
-    the other masks. With one token masked or one visible, and with all masked, the whole variance is of first order.
-
-    Args:
-        gram: inner products of each count's masks, (Q, J, c, c) with c >= 3.
-        shared: number of tokens that two masks share, (J, c, c).
-        k: counts, (J,).
-
-    >>> gram = torch.tensor([[2.0, 0.0, 1.0], [0.0, 2.0, 0.0], [1.0, 0.0, 2.0]]).expand(1, 1, 3, 3)
-    >>> first_order(gram, torch.eye(3)[None], torch.tensor([1]), 4).shape  # here all of the variance
-    torch.Size([1, 1])
-    """
-    c = gram.shape[-1]
-    own, every = gram.diagonal(dim1=-2, dim2=-1), gram.sum(-1)
-    to_others = every[..., :, None] - own[..., :, None] - gram
-    pair = own[..., :, None] + own[..., None, :] + 2 * gram
-    of_others = gram.sum((-2, -1))[..., None, None] - 2 * (every[..., :, None] + every[..., None, :]) + pair
-    centred = gram - (to_others + to_others.transpose(-1, -2)) / (c - 2) + of_others / (c - 2) ** 2
-    k = k.double()[:, None, None]
-    # Where all tokens are masked, 0 / 1 stands for 0 / 0.
-    e = (shared - k**2 / size) / (k * (1 - k / size)).clamp(min=0.25)
-    mean = _mean_of_pairs(e * centred) * (size - 1)
-    k = k[:, 0, 0]
-    all_of_it = (k == 1) | (k >= size - 1)
-    return torch.where(all_of_it, _variance(gram), mean)
-
-
-def _mean_of_pairs(values: Tensor) -> Tensor:
-    """Mean over pairs of different masks, (..., c, c) to (...)."""
-    c = values.shape[-1]
-    return (values.sum((-2, -1)) - values.diagonal(dim1=-2, dim2=-1).sum(-1)) / (c * (c - 1))
-
-
-def _variance(gram: Tensor) -> Tensor:
-    """The trace of the unbiased covariance of vectors, from their inner products (..., c, c)."""
-    return gram.diagonal(dim1=-2, dim2=-1).mean(-1) - _mean_of_pairs(gram)
-
-
-def _law_of_counts(size: int, eps: float, power: float) -> Tensor:
-    """The probabilities by which counts are drawn, (P,): half even, half as the noise of a mask of that count, roughly.
-
-    The variance of a sum over k of P tokens is taken to grow like k (1 - k/P).
-    """
-    weights, k = count_weights(size, eps, power), torch.arange(1, size + 1, dtype=torch.float64)
-    noise = weights.square @ weights.step * k * (1 - k / size)
-    even = torch.full_like(k, 1.0 / size)
-    return even if size == 1 else (even + noise / noise.sum()) / 2
-
-
-def _products(
-    meter: GradientMeter, counts: Method, key: Key, row: int, k: Tensor, size: int, start: int
-) -> tuple[Tensor, Tensor]:
-    """Inner products (Q, n, n) of a row's gradients at given counts, and the tokens that their masks share, (n, n)."""
-    t, rows, gradients = (k.double() - 0.5) / size, torch.full(k.shape, row), None
-    for batch in meter.gradients(rows, t, counts, key, start=start):
-        if gradients is None:
-            gradients = batch.gradients.new_empty(len(k), batch.gradients.shape[1])
-        gradients[batch.index.to(gradients.device)] = batch.gradients
-    _, draw = meter.draw(rows, t, counts, key, Uniform(), torch.arange(len(k)), start)
-    mask = draw.mask[:, 0].double().cpu()
-    return gram_of(gradients, isinstance(meter, RowGradients)), mask @ mask.T
-
-
-@dataclass(frozen=True)
-class _RowLaw:
-    """The counts at which one row was measured, and the law that they were drawn by."""
-
-    k: Tensor
-    size: int
-    law: Tensor
-    eps: float
-    power: float
-
-    def parts(self, gram: Tensor, shared: Tensor, edges: Tensor) -> dict[str, Tensor]:
-        """What :class:`NestedMasks` holds of one row, by block, from (Q, n, n) and (n, n)."""
-        index, j = self.k - 1, len(self.k)
-        weights, c = count_weights(self.size, self.eps, self.power), self.coefficient
-        scale = c.repeat_interleave(_MASKS)
-        by_count = (gram / torch.outer(scale, scale)).unflatten(-2, (j, _MASKS)).unflatten(-1, (j, _MASKS))
-        same = by_count.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)  # (Q, J, c, c)
-        variance = _variance(same)
-        targets = first_order(same, self._same(shared), self.k, self.size)
-        point = 1.0 / (j * self.law[index])
-        square = point * (weights.square @ weights.step)[index]
-        mean = weights.mean[index]
-        between = by_count.mean((-3, -1)) * self._pairs(point)  # of two counts, (Q, J, J)
-        given_rate = (between * ((mean * weights.step) @ mean.T)).sum((-2, -1))
-        whole = (between * torch.outer(c, c)).sum((-2, -1)) / self.size**2
-        in_cell = (point * c**2)[:, None] * self._in_cells(edges) / edges.diff()
-        return {
-            "count": (_mean_of_pairs(same) * square).sum(-1) - given_rate,
-            "targets": (targets * square).sum(-1),
-            "context": ((variance - targets) * square).sum(-1),
-            "rate": given_rate - whole,
-            "exact": variance @ in_cell,
-            "exact_context": (variance - targets) @ in_cell,
-        }
-
-    @property
-    def coefficient(self) -> Tensor:
-        """The c_k of each count, (J,)."""
-        return count_coefficients(self.size, self.eps, self.power)[self.k - 1]
-
-    def _same(self, values: Tensor) -> Tensor:
-        """The values of the pairs of masks of one count, (n, n) to (J, c, c)."""
-        return torch.stack([values[i : i + _MASKS, i : i + _MASKS] for i in range(0, len(values), _MASKS)])
-
-    def _pairs(self, point: Tensor) -> Tensor:
-        """Weights (J, J) of products of two counts: of none with itself, whose place the others of its stratum take."""
-        stratum = torch.arange(len(point)) // _PER_STRATUM
-        same = stratum[:, None] == stratum
-        weight = torch.outer(point, point)
-        weight = torch.where(same, weight * _PER_STRATUM / (_PER_STRATUM - 1), weight)
-        return weight - torch.diag(weight.diagonal())
-
-    def _in_cells(self, edges: Tensor) -> Tensor:
-        """The part of each cell of t at which a count is the one that is masked, (J, b)."""
-        high = self.k.double()[:, None] / self.size
-        return (torch.minimum(high, edges[1:]) - torch.maximum(high - 1.0 / self.size, edges[:-1])).clamp(min=0)
+def _square_of_cells(profile: GradientProfile) -> Tensor:
+    """Squared norm of each row's mean gradient over each cell, from pairs of points, (Q, a, b)."""
+    cells, count = torch.nn.functional.one_hot(profile.cell).double(), profile.cell.bincount()
+    pairs = torch.einsum("qapr,pb,rb->qab", profile.gram, cells, cells) - profile.squares() @ cells
+    return pairs / (count * (count - 1))

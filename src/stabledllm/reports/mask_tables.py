@@ -11,7 +11,11 @@ _PARTS = (
     ("which tokens are targets", "targets"),
     ("which context they see", "context"),
 )
-_CLASSES = (("one view of a row", "least_one_view"), ("balanced views of a row", "least_balanced"))
+_CLASSES = (
+    ("one view of a row", "least_one_view"),
+    ("balanced views of a row", "least_balanced"),
+    ("a partition of a row, at its cost", "least_partition"),
+)
 
 
 def mask_tables(data: dict) -> list[Table]:
@@ -38,6 +42,7 @@ def mask_tables(data: dict) -> list[Table]:
         (*((label, fmt.positive(split.get(name))) for label, name in _CLASSES), ("F times the forwards", "1/F of it")),
         "At equal compute, over Standard's A + B: with exact counts, the best density of t and no noise of t. "
         "Balanced: each token is masked equally often, as in partitionK, and views are otherwise independent; what "
-        "they cost in data noise is left out.",
+        "they cost in data noise is left out. A partition has P / k views of k tokens, at that cost, and the noise of "
+        "t that all rows do not share.",
     )
     return [made, least]

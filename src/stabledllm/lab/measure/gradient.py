@@ -14,7 +14,8 @@ from stabledllm.gradient.components import (
     noise_scale,
 )
 from stabledllm.gradient.floor import GradientFloor, gradient_floor
-from stabledllm.gradient.mask_split import MaskSplit, nested_masks, split_masks
+from stabledllm.gradient.mask_split import MaskSplit, split_masks
+from stabledllm.gradient.nested_masks import nested_masks
 from stabledllm.gradient.parameters import chosen_parameters
 from stabledllm.gradient.per_row import RowGradients
 from stabledllm.gradient.predicted import (
@@ -93,8 +94,7 @@ class GradientLaboratory:
         rows = min(self.grad.split_rows, self.grad.rows)
         if not rows:
             return None
-        nested = nested_masks(self.meter, self.counts, rows=rows, rates=self.grad.rates, seed=self.options.seed)
-        return split_masks(nested)
+        return split_masks(nested_masks(self.meter, self.profile(self.counts).first(rows), self.options.seed))
 
     def notes(
         self, parts: GradientDecomposition, floor: GradientFloor | None, entries: Sequence[dict]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 
 from stabledllm.data.rows import TokenRow, maskable_sizes
-from stabledllm.gradient.mask_split import MASKS_PER_ROW
+from stabledllm.gradient.nested_masks import MASKS_PER_ROW
 from stabledllm.gradient.nested_rows import MASKS
 from stabledllm.gradient.predicted import profile_method
 from stabledllm.gradient.profile import points_of
