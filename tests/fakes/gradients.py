@@ -41,14 +41,7 @@ class ToyGradients(RowGradients):
             here = (kind == k).nonzero()[:, 0]
             if not len(here):
                 continue
-            rows = Rows(
-                position=start + here,
-                step_rows=len(row),
-                maskable=torch.ones(len(here), toy.size, dtype=torch.bool),
-                token_index=torch.arange(toy.size),
-                delimiter=torch.isin(torch.arange(toy.size), torch.tensor(toy.delimiter)).expand(len(here), -1),
-            )
-            draw = replace(method, objective=self.objective).draw_at(t[here], key, rows, sampler or Uniform())
+            _, draw = self.draw(row, t, method, key, sampler or Uniform(), here, start)
             table = torch.from_numpy(toy.table)
             code = (draw.mask * 2 ** torch.arange(toy.size)).sum(-1)
             share = draw.coefficient * draw.active[..., None] / draw.active.sum(1)[:, None, None]
@@ -58,3 +51,16 @@ class ToyGradients(RowGradients):
             losses[here], gradients[here] = each[:, 0], each[:, 1:]
             self.forwards += int(draw.active.sum())
         yield GradientBatch(torch.arange(len(row)), losses, gradients, view_squares)
+
+    def draw(self, row, t, method, key, sampler, chunk, start=0):
+        """The noise of evaluations of rows of one kind."""
+        (kind,) = set((row[chunk] % len(self.kinds)).tolist())
+        toy = self.kinds[kind]
+        rows = Rows(
+            position=start + chunk,
+            step_rows=len(row),
+            maskable=torch.ones(len(chunk), toy.size, dtype=torch.bool),
+            token_index=torch.arange(toy.size),
+            delimiter=torch.isin(torch.arange(toy.size), torch.tensor(toy.delimiter)).expand(len(chunk), -1),
+        )
+        return None, replace(method, objective=self.objective).draw_at(t[chunk], key, rows, sampler)

@@ -65,9 +65,7 @@ def decomposition(methods: list[str] | None = None, gradient: bool = True) -> di
         "seconds": 41.5,
         "forward_passes": 16384,
         "loss": parts(0.488, 0.61, 0.09),
-        "gradient": {k: est(3.1e-6 * x, 2e-7, unit="(nats per unit)²") for k, x in _GRADIENT.items()}
-        if gradient
-        else None,
+        "gradient": of_gradient() if gradient else None,
         "curves": curves,
         "densities": [
             {"method": m, "source": "stratified" if "strats" in m else "iid", "t": grid, "p": [0.5 + x for x in grid]}
@@ -84,6 +82,21 @@ def decomposition(methods: list[str] | None = None, gradient: bool = True) -> di
         "recommendation": {"sentences": ["strats needs 0.6 of it (made up)."], "recipe": "method: strats\nbatch: 32"},
         "notes": ["Probe rows come from the training set."],
     }
+
+
+def of_gradient() -> dict:
+    """A, B and C of the gradient, and what A is made of."""
+    parts = {k: est(3.1e-6 * x, 2e-7, unit="(nats per unit)²") for k, x in _GRADIENT.items()}
+    return parts | {"split": split()}
+
+
+def split() -> dict:
+    """What A of the gradient is made of."""
+    parts = {"count": 0.1, "targets": 1.8, "context": 1.2}
+    found = {name: est(1e-6 * x, 1e-7, n=24, unit="(nats/param)²") for name, x in parts.items()}
+    shares = {f"share_of_{name}": est(x / 3.1, 0.04, n=24, unit="of A") for name, x in parts.items()}
+    least = {"least_one_view": 0.47, "least_balanced": 0.21, "least_partition": 0.9}
+    return found | shares | {k: est(x, 0.03, n=24, unit="of Standard's") for k, x in least.items()} | {"forwards": 1152}
 
 
 _GRADIENT = {"mask_pattern": 1.0, "mask_rate": 0.4, "data": 0.5, "total": 1.9}

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from stabledllm import Lab, Objective, UserError
+from tests.checks.mask_split import exact_parts
 from tests.checks.statistics import Z, assert_mean
 from tests.fakes.own import KINDS, MASK, TableModel, table_rows
 from tests.oracle import Setting, decomposition, objective_by_quadrature
@@ -35,6 +36,10 @@ def test_the_parts_of_the_loss_and_of_the_gradient_are_those_of_enumeration():
         for name, letter in PARTS.items():
             found = np.array([record[quantity][name]["value"] for record in records])
             assert_mean(found, float(EXACT[letter][place]), f"{letter} of the {quantity}")
+    exact = [exact_parts(row, EPS) for row in KINDS]
+    for name in ("count", "targets", "context"):
+        found = np.array([record["gradient"]["split"][name]["value"] for record in records])
+        assert_mean(found, np.mean([parts[name] for parts in exact]), f"{name} in A of the gradient")
 
 
 @pytest.mark.statistical

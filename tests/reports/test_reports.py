@@ -18,7 +18,8 @@ from stabledllm.reports import figures, tables
 from stabledllm.reports import numbers as fmt
 from stabledllm.reports.html import write_report
 from stabledllm.reports.labels import label
-from stabledllm.reports.printed import change_in_words, fit_details
+from stabledllm.reports.mask_tables import mask_tables
+from stabledllm.reports.printed import change_in_words, decomposition_text, fit_details
 from stabledllm.reports.save import save_decomposition_figures, save_fit_figure
 from stabledllm.reports.stored import Stored
 from stabledllm.reports.style import colour
@@ -407,6 +408,23 @@ def test_the_gradients_noise_stands_beside_the_losses(tmp_path):
     assert "Of the gradient" in page
     assert "made up" in page
     assert "method: strats" in page
+
+
+def test_what_a_of_the_gradient_is_made_of_is_in_the_page_and_printed(tmp_path):
+    data = made_up.decomposition(["standard"])
+    made, least = mask_tables(data)
+    assert [row[0] for row in made.rows] == [
+        "how many tokens are masked", "which tokens are targets", "which context they see",
+    ]  # fmt: skip
+    assert made.rows[1][1:] == ("(1.80 ± 0.10)e-06", "0.581 ± 0.040")
+    assert least.rows[1] == ("balanced views of a row", "0.210 ± 0.030")
+    assert str(least) in "\n".join(decomposition_text(data))
+    (tmp_path / "decomposition.json").write_text(json.dumps(data), encoding="utf-8")
+    shown = page(tmp_path)
+    assert made.title in shown
+    assert least.title in shown
+    del data["gradient"]["split"]
+    assert mask_tables(data) == []
 
 
 def test_a_fit_to_gradient_norms_draws_the_norms():

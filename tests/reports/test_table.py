@@ -9,6 +9,7 @@ import pytest
 
 from stabledllm.experiment.summary import summarise
 from stabledllm.reports import numbers, summary
+from stabledllm.reports.mask_tables import mask_tables
 from stabledllm.reports.printed import decomposition_text, experiment_text, fit_details
 from stabledllm.reports.published import published_table
 from stabledllm.reports.run_tables import cost_table, runs_table
@@ -42,6 +43,8 @@ def tables() -> dict[str, Table]:
         "components": components_table(record),
         "equal compute": equal_compute_table(record),
         "gradient": gradient_table(record),
+        "made of": mask_tables(record)[0],
+        "least": mask_tables(record)[1],
         "fit": fit_table(made_up.p_of_t("lowdisc+ppots-head+fixedcount")),
         "metrics": metrics_table(results, "validation_nll"),
         "accuracy": metrics_table(results, "accuracy"),

@@ -67,6 +67,18 @@ def example_profile(method: str = "fixedcount") -> GradientProfile:
 
 
 @lru_cache
+def example_nested():
+    """The gradients of those rows at several masks of the same counts.
+
+    >>> example_nested().targets.shape
+    torch.Size([1, 4])
+    """
+    from stabledllm.gradient.nested_masks import nested_masks
+
+    return nested_masks(example_meter(), example_profile(), seed=0)
+
+
+@lru_cache
 def example_in_blocks():
     """The noise of the single blocks of two tokens of those rows, and the rows nested, one t for a row's blocks.
 

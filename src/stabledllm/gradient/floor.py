@@ -60,9 +60,9 @@ def gradient_floor(profile: GradientProfile) -> GradientFloor:
     """
     standard = bernoulli_moments(profile, Uniform(), 1).second
     own_square = row_mean_square(profile)
-    cells = torch.nn.functional.one_hot(profile.cell).double() / profile.cell.bincount()
+    cells = mean_in_cells(profile)
     square, width = profile.squares() @ cells, profile.width
-    mean_of_cells, mean_of_rows = _MeanOfRows(profile, cells), PairMean(profile)
+    mean_of_cells, mean_of_rows = MeanOfRows(profile, cells), PairMean(profile)
 
     def over_standard(parts: Callable[[Tensor], list[Tensor]], noise: Callable[..., Tensor]) -> Estimate:
         """The noise that ``noise`` computes from the parts' means over blocks, over that of Standard."""
@@ -98,8 +98,27 @@ def gradient_floor(profile: GradientProfile) -> GradientFloor:
     )
 
 
-class _MeanOfRows:
-    """|E_i g_i|² in each cell, for all rows or all but one, from pairs of different rows; by block, shape (Q, b)."""
+def mean_in_cells(profile: GradientProfile) -> Tensor:
+    """The weight of each point of a row in the mean over each cell of t, shape (n, b).
+
+    >>> from stabledllm.gradient.example import example_profile
+    >>> mean_in_cells(example_profile()).sum(0).round(decimals=6).unique()
+    tensor([1.], dtype=torch.float64)
+    """
+    return torch.nn.functional.one_hot(profile.cell).double() / profile.cell.bincount()
+
+
+class MeanOfRows:
+    """|E_i g_i|² in each cell, for all rows or all but one, from pairs of different rows; by block, shape (Q, b).
+
+    Args:
+        cells: weight of each point in the mean over each cell, shape (n, b); :func:`mean_in_cells` makes them.
+
+    >>> from stabledllm.gradient.example import example_profile
+    >>> profile = example_profile()
+    >>> MeanOfRows(profile, mean_in_cells(profile))(torch.arange(4)).shape[1] == len(profile.width)
+    True
+    """
 
     def __init__(self, profile: GradientProfile, cells: Tensor):
         each = torch.einsum("ank,nb->abk", profile.sketch, cells.to(profile.sketch.dtype))

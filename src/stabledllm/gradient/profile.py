@@ -155,8 +155,8 @@ def profile_at(
         lones.append(lone)
         h = weight.to(gradients) @ gradients
         total = h if total is None else total + h
-        grams.append(_gram(gradients, exact))
-        squares.append(_gram(total[None], exact).flatten())
+        grams.append(gram_of(gradients, exact))
+        squares.append(gram_of(total[None], exact).flatten())
         sketches.append((sketch.of(gradients) if exact else gradients).cpu())
     return GradientProfile(
         method=method,
@@ -217,6 +217,10 @@ def masks_per_cell(edges: Tensor, masks: int) -> Tensor:
     return (masks * (spread / spread[middle >= 0.5].mean()).round().clamp(1, 3)).long()
 
 
-def _gram(vectors: Tensor, exact: bool) -> Tensor:
-    """Inner products of gradients, (1, m, m), or of their projections by block, (Q, m, m); float64."""
+def gram_of(vectors: Tensor, exact: bool) -> Tensor:
+    """Inner products of gradients, (1, m, m), or of their projections by block, (Q, m, m); float64.
+
+    >>> gram_of(torch.eye(2), exact=True).shape
+    torch.Size([1, 2, 2])
+    """
     return ((vectors @ vectors.T).double()[None] if exact else block_products(vectors, vectors)).cpu()

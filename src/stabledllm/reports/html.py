@@ -14,6 +14,7 @@ from stabledllm.reports import block_tables, figures, run_tables, tables
 from stabledllm.reports.averages import average_tables
 from stabledllm.reports.images import side_by_side
 from stabledllm.reports.labels import label
+from stabledllm.reports.mask_tables import mask_tables
 from stabledllm.reports.policy_noise import policy_table
 from stabledllm.reports.preferences import preference_table
 from stabledllm.reports.published import published_table
@@ -108,6 +109,7 @@ def _decomposition(data: dict | None) -> dict | None:
         "methods": tables.equal_compute_table(data, label) if data.get("methods") else None,
         "methods_figure": data_uri(figures.equal_compute(data)),
         "gradient": tables.gradient_table(data, label) if noise_of(data, "gradient") else None,
+        "of_masks": mask_tables(data),
         "gradient_figure": data_uri(figures.equal_compute(data, "gradient")),
         "recommendation": data.get("recommendation"),
         "mirror": (data.get("mirror") or {}).get("sentence"),

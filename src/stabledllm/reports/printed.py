@@ -9,6 +9,7 @@ from stabledllm.reports import numbers as fmt
 from stabledllm.reports.averages import average_tables
 from stabledllm.reports.block_tables import blocks_sentences, blocks_table
 from stabledllm.reports.labels import METRIC_LABELS
+from stabledllm.reports.mask_tables import mask_tables
 from stabledllm.reports.rates import rate_tables
 from stabledllm.reports.saved import saved_sentences, saved_table
 from stabledllm.reports.stored import number, value
@@ -36,6 +37,7 @@ def decomposition_text(record: dict, wide: bool = True) -> Iterator[str]:
         yield f"{equal_compute_table(record).text(wide=wide)}\n"
     if record["gradient"]:
         yield f"{gradient_table(record).text(wide=wide)}\n"
+        yield from (f"{table}\n" for table in mask_tables(record))
     if record["mirror"]:
         yield filled(record["mirror"]["sentence"])
     yield from map(filled, record["notes"][1:])

@@ -27,6 +27,9 @@ class GradientSettings(Strict):
     """Equal cells of t; the lowest is split further."""
     masks: int = Field(2, ge=2, le=MOST)
     """Masks per row and cell; up to three times as many where t is small."""
+    split_rows: int = Field(24, ge=0, le=MOST)
+    """Rows, the first of ``rows``, on which A is split into how many tokens are masked, which are targets and which
+    context they see; 0: none, as in blocks."""
     steps: int = Field(16, ge=4, le=MOST)
     """Training steps drawn for each method: raw, clipped, and as Adam's update."""
     clip: float = Field(1.0, gt=0)

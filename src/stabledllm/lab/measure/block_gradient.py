@@ -87,6 +87,9 @@ class BlockGradientLaboratory:
     def floor(self) -> None:
         """None: the least noise is not known in blocks."""
 
+    def split(self) -> None:
+        """None: A is not split in blocks."""
+
     def notes(self, parts: GradientDecomposition, floor: None, entries: Sequence[dict]) -> Iterator[str]:
         """Yields what the record says of the gradient's figures, those of the methods in ``entries``."""
         return notes_in_blocks(parts, entries)

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import torch
 
 from stabledllm.errors import UserError
+from stabledllm.gradient.mask_split import MaskSplit
 from stabledllm.lab.measure.by_length import by_length
+from stabledllm.lab.measure.gradient import GradientLaboratory
+from stabledllm.lab.measure.gradient_notes import note_of_split
 from stabledllm.lab.measure.laboratory import Laboratory
-from stabledllm.lab.measure.plan import ABC, ADAM, GRADIENT_ABC, PROBE, gradient_stage
+from stabledllm.lab.measure.plan import ABC, ADAM, GRADIENT_ABC, PROBE, SPLIT, gradient_stage
 from stabledllm.method_checks import check_finite_variance, check_fixed
 from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method
@@ -125,6 +128,7 @@ def measure_gradients(lab: Laboratory, methods: Sequence[Method], measured: dict
     progress.stage(GRADIENT_ABC)
     gradients = lab.gradients(methods[0])
     parts, floor = gradients.decomposition(), gradients.floor()
+    split = _split(lab, gradients)
     progress.stage(ADAM)
     gradients.steps.precondition(rows=options.forwards, steps=options.grad.steps, seed=options.seed)
     entries = []
@@ -132,8 +136,16 @@ def measure_gradients(lab: Laboratory, methods: Sequence[Method], measured: dict
         progress.stage(gradient_stage(method))
         entries.append(entry | {"gradient": gradients.result(method, *lab.drawn[method.name])})
     record = parts.as_dict() | ({"floor": floor.as_dict()} if floor else {})
-    notes = [*measured["notes"], *gradients.notes(parts, floor, entries)]
+    record |= {"split": split.as_dict()} if split else {}
+    notes = [*measured["notes"], *gradients.notes(parts, floor, entries), *([note_of_split(split)] if split else [])]
     return {"gradient": record, "methods": entries, "notes": notes, **gradients.further(measured)}
+
+
+def _split(lab: Laboratory, gradients: GradientLaboratory) -> MaskSplit | None:
+    """What A of the gradient is made of, as a stage of its own."""
+    if lab.options.grad.split_rows and lab.block_size is None:
+        lab.progress.stage(SPLIT)
+    return gradients.split()
 
 
 def _shown(density: FittedDensity, objective: Objective) -> dict:

@@ -14,6 +14,8 @@ from stabledllm.gradient.components import (
     noise_scale,
 )
 from stabledllm.gradient.floor import GradientFloor, gradient_floor
+from stabledllm.gradient.mask_split import MaskSplit, split_masks
+from stabledllm.gradient.nested_masks import nested_masks
 from stabledllm.gradient.parameters import chosen_parameters
 from stabledllm.gradient.per_row import RowGradients
 from stabledllm.gradient.predicted import (
@@ -86,6 +88,13 @@ class GradientLaboratory:
     def floor(self) -> GradientFloor | None:
         """The least noise that any density of t can reach with one view a row; None where it is not known."""
         return gradient_floor(self.profile(self.counts))
+
+    def split(self) -> MaskSplit | None:
+        """What A is made of, on some of the rows of :meth:`decomposition`; None where it was not asked for."""
+        rows = min(self.grad.split_rows, self.grad.rows)
+        if not rows:
+            return None
+        return split_masks(nested_masks(self.meter, self.profile(self.counts).first(rows), self.options.seed))
 
     def notes(
         self, parts: GradientDecomposition, floor: GradientFloor | None, entries: Sequence[dict]

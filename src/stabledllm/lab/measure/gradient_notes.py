@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from stabledllm.gradient.components import GradientDecomposition
 from stabledllm.gradient.floor import GradientFloor
+from stabledllm.gradient.mask_split import MaskSplit
+from stabledllm.stats.estimate import Estimate
 
 
 def notes_of_rows(parts: GradientDecomposition, floor: GradientFloor, entries: Sequence[dict]) -> Iterator[str]:
@@ -42,6 +44,28 @@ def notes_in_blocks(parts: GradientDecomposition, entries: Sequence[dict]) -> It
         )
     if parts.heavy_rows:
         yield rows_note(parts.rows_pareto_k, "blocks")
+
+
+def note_of_split(split: MaskSplit) -> str:
+    """The note on what A is made of, and what no estimator of each class can go below."""
+    targets, context, count = (
+        f"{100 * max(part.value, 0.0):.0f} %"
+        for part in (split.share_of_targets, split.share_of_context, split.share_of_count)
+    )
+    return (
+        f"Of the gradient's A {targets} is which tokens are targets, {context} which context they see and {count} how "
+        f"many are masked ({split.context.n} rows). At equal compute no estimator of one view a row comes below "
+        f"{_least(split.least_one_view)} of Standard's noise, and none whose views mask all tokens equally often, "
+        f"otherwise independently, below {_least(split.least_balanced)}: the context, which only more forwards lower. "
+        f"With the rows that its views displace, a partition at one t a row comes no lower than "
+        f"{_least(split.least_partition)}."
+    )
+
+
+def _least(part: Estimate) -> str:
+    """An estimate that cannot be negative, with its error where that is known."""
+    error = f" ± {part.stderr:.2g}" if math.isfinite(part.stderr) else ""
+    return f"{max(part.value, 0.0):.3g}{error}"
 
 
 def rows_note(shape: float, what: str = "rows") -> str:

@@ -127,6 +127,9 @@ class GradientOptions(_Checked):
     """Equal cells of t; the lowest is split further."""
     masks: int = whole(2, 2)
     """Masks per row and cell; up to three times as many where t is small."""
+    split_rows: int = whole(24, 0)
+    """Rows, the first of ``rows``, on which A is split into how many tokens are masked, which are targets and which
+    context they see; 0: none, as in blocks."""
     steps: int = whole(16, 4)
     """Training steps drawn for each method."""
     clip: float = real(1.0, 5e-324, math.inf, "above 0")

@@ -12,6 +12,7 @@ import torch
 
 from stabledllm.data.rows import TokenRow, maskable_sizes
 from stabledllm.forward.chosen import further_forwards
+from stabledllm.gradient.nested_masks import MASKS_PER_ROW
 from stabledllm.gradient.nested_rows import MASKS
 from stabledllm.gradient.predicted import profile_method
 from stabledllm.gradient.profile import points_of
@@ -26,6 +27,7 @@ from stabledllm.variance.drawn import step_rows
 ADAM = "gradient: Adam's second moments"
 _LONG = torch.tensor([2**20])
 ABC, GRADIENT_ABC, PROBE = "A, B, C", "gradient: A, B, C", "probe"
+SPLIT = "gradient: targets and context"
 
 
 def gradient_stage(method: Method) -> str:
@@ -98,8 +100,10 @@ def gradient_stages(
     first = _points(counts, units or rows, rows_of=grad.rows, **sizes)
     if units:
         first += min(options.rows, len(rows)) * grad.rates * MASKS
+    split = 0 if units else min(grad.split_rows, grad.rows, len(rows)) * MASKS_PER_ROW
     stages = [
         Stage(GRADIENT_ABC, first, gradients=True),
+        *([Stage(SPLIT, split, gradients=True)] if split else []),
         Stage(ADAM, options.forwards * grad.steps, gradients=True),
     ]
     profiled = {counts, None}

@@ -1,0 +1,124 @@
+"""What A of the gradient is made of: how many tokens are masked, which are targets, and which context they see.
+
+Given its count k the gradient of a row is ``c_k G_M`` with ``G_M = sum_M grad CE_i``, and M is a uniform subset of k of
+the P tokens. Of its variance ``V_k`` over M the *targets* are the part of the best sum over single tokens,
+``sum_M a_i``: the first-order term of Hoeffding's decomposition for samples without replacement. It cancels wherever
+all tokens are masked equally often. The *context* is the rest: how the gradient of a token depends on which others
+are masked with it. Both are parts of an orthogonal sum, so that neither is negative
+(docs/mathematics.md#what-a-is-made-of).
+
+Legend: a rows, b cells of t, Q blocks of coordinates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from stabledllm.gradient.components import UNIT, ratio_of
+from stabledllm.gradient.floor import MeanOfRows, mean_in_cells
+from stabledllm.gradient.nested_masks import NestedMasks
+from stabledllm.gradient.predicted import data_noise
+from stabledllm.gradient.profile import GradientProfile
+from stabledllm.gradient.projected import estimate
+from stabledllm.stats.estimate import Estimate
+
+
+@dataclass(frozen=True)
+class MaskSplit:
+    """The split of A of Standard's gradient, and the least noise of each class of estimator, with standard errors.
+
+    >>> from stabledllm.gradient.example import example_nested
+    >>> split = split_masks(example_nested())
+    >>> abs(split.share_of_count.value + split.share_of_targets.value + split.share_of_context.value - 1) < 1e-9
+    True
+    """
+
+    count: Estimate
+    """The part of how many tokens are masked, which exact counts remove for free."""
+    targets: Estimate
+    """The part of which tokens are masked, each by itself; views that mask all tokens equally often remove it."""
+    context: Estimate
+    """The part of which tokens are masked together; only more forwards lower it."""
+    share_of_count: Estimate
+    share_of_targets: Estimate
+    share_of_context: Estimate
+    least_one_view: Estimate
+    """Least noise at equal compute over Standard's of one view a row: exact counts, any density and source of t."""
+    least_balanced: Estimate
+    """The same of views that mask all tokens equally often and are otherwise independent. Both leave out all noise of t
+    and what views of one row cost in data noise. Where few rows are measured they are somewhat low, as floors are."""
+    least_partition: Estimate
+    """The same of partitions, k tokens in each of P / k views at one t, with that cost and the noise of t that a source
+    leaves; as if P / k were whole. Comparable with the floor of low discrepancy, that of one view."""
+    forwards: int
+
+    def as_dict(self) -> dict:
+        """JSON form."""
+        return {
+            one.name: value.as_dict() if isinstance(value, Estimate) else value
+            for one in fields(self)
+            for value in (getattr(self, one.name),)
+        }
+
+
+def split_masks(nested: NestedMasks) -> MaskSplit:
+    """The parts of A, their shares and the least noise of each class; jackknife errors over rows.
+
+    >>> from stabledllm.gradient.example import example_nested
+    >>> split = split_masks(example_nested())
+    >>> split.least_balanced.value <= split.least_one_view.value
+    True
+    """
+    profile = nested.profile
+    rows, parts = len(profile.rows), {name: getattr(nested, name) for name in ("count", "targets", "context")}
+    whole = sum(parts.values())
+
+    def mean(part: Tensor) -> Estimate:
+        return estimate(lambda keep: [part[:, keep].mean(1)], rows, UNIT)
+
+    def share(part: Tensor) -> Estimate:
+        return estimate(lambda keep: [part[:, keep].mean(1), whole[:, keep].mean(1)], rows, "of A", ratio_of)
+
+    def least(cells: Tensor) -> Estimate:
+        def over_standard(cell: Tensor, standard: Tensor) -> float:
+            return ratio_of((cell.clamp(min=0).sqrt() @ profile.width) ** 2, standard)
+
+        def parts_of(keep: Tensor) -> list[Tensor]:
+            return [cells[:, keep].mean(1), standard(keep)]
+
+        return estimate(parts_of, rows, "of Standard's", over_standard)
+
+    def standard(keep: Tensor) -> Tensor:
+        return (whole + nested.rate)[:, keep].mean(1)
+
+    def least_partition() -> Estimate:
+        data, shared, own = data_noise(profile), MeanOfRows(profile, mean_in_cells(profile)), _square_of_cells(profile)
+
+        def over_standard(cell: Tensor, mean: Tensor, views: Tensor, c: Tensor, standard: Tensor) -> float:
+            return ratio_of(((views * (cell - mean)).clamp(min=0).sqrt() @ profile.width) ** 2 - c, standard)
+
+        def parts_of(keep: Tensor) -> list[Tensor]:
+            views = nested.views[None, keep].mean(1)
+            cell = (nested.in_partition + own)[:, keep].mean(1)
+            return [cell, shared(keep), views, data(keep), standard(keep)]
+
+        return estimate(parts_of, rows, "of Standard's", over_standard)
+
+    return MaskSplit(
+        **{name: mean(part) for name, part in parts.items()},
+        **{f"share_of_{name}": share(part) for name, part in parts.items()},
+        least_one_view=least(nested.exact),
+        least_balanced=least(nested.exact_context),
+        least_partition=least_partition(),
+        forwards=nested.forwards,
+    )
+
+
+def _square_of_cells(profile: GradientProfile) -> Tensor:
+    """Squared norm of each row's mean gradient over each cell, from pairs of points, (Q, a, b)."""
+    cells, count = torch.nn.functional.one_hot(profile.cell).double(), profile.cell.bincount()
+    pairs = torch.einsum("qapr,pb,rb->qab", profile.gram, cells, cells) - profile.squares() @ cells
+    return pairs / (count * (count - 1))

@@ -1,0 +1,228 @@
+"""The split of A of the gradient into count, targets and context: against all masks, listed one by one."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from stabledllm.gradient.example import example_meter
+from stabledllm.gradient.mask_split import split_masks
+from stabledllm.gradient.nested_masks import MASKS_PER_ROW, NestedMasks, nested_masks
+from stabledllm.gradient.profile import gradient_profile
+from stabledllm.gradient.sketch import ProjectedGradients
+from stabledllm.noise.methods import Method
+from tests.checks.mask_split import exact_parts, masked_gradients, of_count
+from tests.checks.moments import assert_covers
+from tests.checks.statistics import Z, assert_mean
+from tests.fakes.gradients import ToyGradients
+from tests.oracle import Setting, ToyRow, count_coefficient, decomposition, toy_row
+
+COUNTED = Method.parse("fixedcount")
+PARTS = ("count", "targets", "context", "rate")
+
+
+def mixed_row(size: int, seed: int) -> ToyRow:
+    """The toy's gradients, with as much again that depends on the whole mask: most of A is of the context then."""
+    table = toy_row(size, seed).table
+    return ToyRow(table + np.random.default_rng([size, seed]).normal(0.0, 0.4, table.shape))
+
+
+KINDS = [mixed_row(4, 0), toy_row(3, 1), mixed_row(6, 2)]
+MEAN_SIZE = np.mean([row.size for row in KINDS])
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.01])
+def test_the_parts_add_up_to_the_enumerated_a(eps):
+    found = [exact_parts(row, eps) for row in KINDS]
+    parts = {name: np.mean([each[name] for each in found]) for name in PARTS}
+    exact = decomposition(Setting(eps=eps), KINDS)
+    assert sum(parts[name] for name in PARTS[:3]) == pytest.approx(exact["A"][1])
+    assert parts["rate"] == pytest.approx(exact["B"][1])
+    assert all(value > 0 for value in parts.values())
+
+
+def partitions(tokens: tuple[int, ...], k: int):
+    """All partitions of the tokens into sets of k, each as indices of masks."""
+    if not tokens:
+        yield ()
+        return
+    for others in itertools.combinations(tokens[1:], k - 1):
+        rest = tuple(i for i in tokens if i not in (tokens[0], *others))
+        for further in partitions(rest, k):
+            yield (sum(1 << i for i in (tokens[0], *others)), *further)
+
+
+@pytest.mark.parametrize(("size", "k"), [(4, 1), (4, 2), (6, 1), (6, 2), (6, 3)])
+def test_a_partition_removes_the_targets_and_leaves_the_context(size, k):
+    """Its variance has no part of first order; the pairs' part is raised by (k - 1) / (P - k - 1), triples' cancel."""
+    row, views = mixed_row(size, 1), size // k
+    means = np.array([row.masked_sums[list(masks), 1:].mean(0) for masks in partitions(tuple(range(size)), k)])
+    by_order = variance_by_order(row, k)
+    expected = sum(part * (1 + (views - 1) * overlap_0(size, k, d)) for d, part in enumerate(by_order, 1)) / views
+    assert means.var(0).sum() == pytest.approx(expected)
+    assert 1 + (views - 1) * overlap_0(size, k, 1) == pytest.approx(0.0)
+    if k > 1:
+        assert 1 + (views - 1) * overlap_0(size, k, 2) == pytest.approx(1 + (k - 1) / (size - k - 1))
+    assert by_order[0] == pytest.approx(of_count(row, k)[2])
+    assert sum(by_order) == pytest.approx(of_count(row, k)[1])
+
+
+def variance_by_order(row: ToyRow, k: int) -> list[float]:
+    """What sums over sets of d = 1, 2, ... tokens explain of Var G_M beyond those of smaller sets, by regression."""
+    member, value = masked_gradients(row, k)
+    before, parts = 0.0, []
+    for d in range(1, min(k, row.size - k) + 1):
+        sets = list(itertools.combinations(range(row.size), d))
+        together = np.stack([member[:, list(each)].prod(1) for each in sets], 1)
+        fitted = together @ np.linalg.lstsq(together, value, rcond=None)[0]
+        parts.append(fitted.var(0).sum() - before)
+        before += parts[-1]
+    return parts
+
+
+def overlap_0(size: int, k: int, d: int) -> float:
+    """The correlation of the parts of order d of two disjoint masks."""
+    return (-1) ** d * math.comb(size - k - d, k - d) / math.comb(size - k, k)
+
+
+def measured(meter, rows: int, seed: int = 0, method: Method = COUNTED) -> NestedMasks:
+    profile = gradient_profile(meter, method, rows=rows, rates=4, masks=2, seed=seed)
+    return nested_masks(meter, profile, seed)
+
+
+def groups(nested: NestedMasks, size: int) -> list[NestedMasks]:
+    """The measurement of so many rows at a time; C and the means over rows stay those of the first."""
+    names, first = (*PARTS, "exact", "exact_context", "in_partition"), nested.profile.first(size)
+    return [
+        replace(nested, **{name: getattr(nested, name)[:, rows] for name in names}, profile=first)
+        for rows in torch.arange(len(nested.profile.rows)).split(size)
+    ]
+
+
+def toy(eps: float = 0.1, power: float = 0.0, **further) -> ToyGradients:
+    return ToyGradients(KINDS, eps=eps, power=power, **further)
+
+
+@pytest.fixture(scope="module")
+def many() -> NestedMasks:
+    return measured(toy(n_rows=960), 960)
+
+
+@pytest.mark.statistical
+def test_each_row_is_estimated_without_bias(many):
+    for kind, row in enumerate(KINDS):
+        exact, here = exact_parts(row, 0.1), many.profile.rows % len(KINDS) == kind
+        for name in PARTS:
+            assert_mean(getattr(many, name)[0, here], exact[name], f"{name} of {row.size} tokens")
+        error = float(many.context[0, here].std()) / int(here.sum()) ** 0.5
+        assert error < 0.1 * max(exact["context"], 0.1 * exact["targets"]), "too vague to fail"
+
+
+@pytest.mark.statistical
+def test_under_another_power_and_the_token_mean():
+    meter = toy(power=1.0, normalization="token", n_rows=240)
+    counts = Method.parse("fixedcount", None, meter.objective)
+    nested = measured(meter, 240, 1, counts)
+    for kind, row in enumerate(KINDS):
+        exact, share = exact_parts(row, 0.1, 1.0), row.size / MEAN_SIZE
+        for name in PARTS:
+            each = getattr(nested, name)[0, nested.profile.rows % len(KINDS) == kind]
+            assert_mean(each, exact[name] * share**2, f"{name} of {row.size} tokens")
+
+
+@pytest.mark.statistical
+def test_intervals_hold_the_truth(many):
+    found = [exact_parts(row, 0.1) for row in KINDS]
+    truth = {name: np.mean([each[name] for each in found]) for name in PARTS[:3]}
+    truth |= {f"share_of_{name}": value / sum(truth.values()) for name, value in truth.items()}
+    splits = [split_masks(group) for group in groups(many, 12)]
+
+    def held(name: str, shrunk: float = 1.0) -> int:
+        estimates = [getattr(split, name) for split in splits]
+        halves = [(one.interval()[1] - one.value) * shrunk for one in estimates]
+        return sum(abs(one.value - truth[name]) <= half for one, half in zip(estimates, halves, strict=True))
+
+    for name in truth:
+        assert_covers(held(name), len(splits), name)
+        with pytest.raises(AssertionError):
+            assert_covers(held(name, 0.5), len(splits), f"half of the interval of {name}")
+
+
+def by_cell(row: ToyRow, edges: np.ndarray) -> dict[str, np.ndarray]:
+    """What decides the least noise, by enumeration: means over each cell of t under exact counts."""
+    counts, setting = np.arange(1, row.size + 1), Setting(eps=0.1)
+    c = np.array([count_coefficient(setting, row.size, k) for k in counts])
+    mean, variance, additive = (np.array(each) for each in zip(*(of_count(row, k) for k in counts), strict=True))
+    context = c**2 * (variance - additive)
+    of_count_k = {
+        "one_view": c**2 * variance,
+        "context": context,
+        "in_partition": context * counts / row.size,
+        "views": row.size / counts,
+        "mean": c[:, None] * mean,
+    }
+    fine = (np.arange(60_000) + 0.5) / 60_000
+    k, cell = np.ceil(fine * row.size).astype(int) - 1, np.searchsorted(edges, fine) - 1
+    cells = range(len(edges) - 1)
+    return {name: np.array([each[k[cell == b]].mean(0) for b in cells]) for name, each in of_count_k.items()}
+
+
+@pytest.mark.statistical
+def test_the_least_of_each_class_equals_enumeration(many):
+    width, edges = many.profile.width.numpy(), many.profile.edges.numpy()
+    rows = [by_cell(row, edges) for row in KINDS]
+    cells = {name: np.mean([row[name] for row in rows], 0) for name in rows[0]}
+    standard = np.mean([sum(exact_parts(row, 0.1).values()) for row in KINDS])
+    each = np.array([width @ row["mean"] for row in rows])
+    data = ((each - each.mean(0)) ** 2).sum(1).mean()
+    own = np.mean([(row["mean"] ** 2).sum(1) for row in rows], 0)
+    partition = cells["views"] * (cells["in_partition"] + own - (cells["mean"] ** 2).sum(1))
+    exact = {
+        "least_one_view": (np.sqrt(cells["one_view"]) @ width) ** 2,
+        "least_balanced": (np.sqrt(cells["context"].clip(min=0)) @ width) ** 2,  # rounding makes zeros negative
+        "least_partition": (np.sqrt(partition) @ width) ** 2 - data,
+    }
+    split = split_masks(many)
+    for name, least in exact.items():
+        found = getattr(split, name)
+        assert abs(found.value - least / standard) < Z * found.stderr, name
+        before_data = found.value + data / standard * (name == "least_partition")
+        assert found.stderr < 0.1 * before_data, f"{name}: too vague to fail"
+    assert exact["least_balanced"] < exact["least_one_view"] < standard
+
+
+def test_masks_are_those_of_the_gradients():
+    meter = toy(n_rows=30)
+    nested = measured(meter, 5, 3)
+    assert nested.forwards == meter.forwards - nested.profile.forwards == 5 * MASKS_PER_ROW
+    assert torch.equal(nested.context, measured(toy(n_rows=30), 5, 3).context)
+    with pytest.raises(ValueError, match="expected a profile of fixedcount, found standard"):
+        measured(meter, 4, method=Method())
+
+
+def test_batches_and_projections_change_nothing_but_the_last_bits():
+    whole, small = measured(example_meter(), 4), measured(example_meter(tokens_per_batch=8), 4)
+    projected = measured(example_meter(ProjectedGradients), 4)
+    for name in PARTS:
+        value, least = getattr(whole, name), 1e-5 * float(whole.targets.max())
+        assert torch.allclose(value, getattr(small, name), atol=least)
+        assert torch.allclose(value[0], getattr(projected, name).mean(0), rtol=1e-3, atol=10 * least)
+
+
+def test_a_model_without_context_has_none():
+    """The example's tokens see themselves alone: targets are all of a mask's noise, given its count."""
+    split = split_masks(measured(example_meter(), 4, 1))
+    assert abs(split.context.value) < 5 * split.context.stderr
+    assert split.targets.value > 10 * abs(split.context.value)
+
+
+def test_a_response_of_one_token_has_neither():
+    nested = measured(ToyGradients([toy_row(1, 0)], n_rows=6), 4)
+    assert float(nested.targets.abs().max()) < 1e-12
+    assert float(nested.context.abs().max()) < 1e-12
+    assert (nested.count > 0).all(), "whether its token is masked at all"
