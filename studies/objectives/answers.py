@@ -5,13 +5,13 @@ from __future__ import annotations
 from statistics import fmean
 
 from scipy import stats
-from stabledllm.experiment.compute_saved import compute_saved
-from stabledllm.reports.saved import in_words
 from studies.objectives.rows import BASE, LESS, RECOMMENDED, ROWS, STANDARD, Row
 
+from stabledllm.experiment.compute_saved import compute_saved
 from stabledllm.experiment.spread import paired_differences, sd_ratio, values_of
 from stabledllm.experiment.summary import paired
 from stabledllm.likelihood.compared import holm
+from stabledllm.reports.saved import in_words
 
 METRICS = {"validation_nll": "bound", "duel_nll": "decoder's NLL", "accuracy": "accuracy"}
 LEVEL = 0.05

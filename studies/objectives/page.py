@@ -10,15 +10,15 @@ import shutil
 from pathlib import Path
 from statistics import fmean, stdev
 
-from stabledllm.reports.figures.compute_saved import compute_saved
-from stabledllm.reports.figures.rates import rate_curves
-from stabledllm.reports.rates import range_table
-from stabledllm.reports.saved import in_words
 from studies.objectives.answers import AVERAGED, METRICS, all_versus, answers, averages, runs_of, saved, spread, values
 from studies.objectives.rows import BASE, ROWS
 
 from stabledllm.experiment.summary import t_interval
 from stabledllm.reports import style
+from stabledllm.reports.figures.compute_saved import compute_saved
+from stabledllm.reports.figures.rates import rate_curves
+from stabledllm.reports.rates import range_table
+from stabledllm.reports.saved import in_words
 from stabledllm.runtime.files import read_json, write_text
 
 HERE = Path(__file__).parent
