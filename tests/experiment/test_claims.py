@@ -120,12 +120,15 @@ def test_one_runs_failure_stops_no_other_run(tmp_path, monkeypatch):
 def undisturbed(results: dict) -> dict:
     """What does not depend on time, place or threads."""
     kept = json.loads(json.dumps(results))
-    for run in kept["runs"]:
+    for run in (*kept["runs"], *kept.get("reference_runs", ())):
         run.pop("seconds")
         for metric in run["metrics"].values():
             metric.pop("decoding_stats", None)
     for metric in kept["untuned"]["metrics"].values():
         metric.pop("decoding_stats", None)
+    for entry in kept.get("compute_saved", {}).get("metrics", ()):
+        for method in entry["methods"]:
+            del method["seconds_per_forward"], method["wall_time"]
     kept["config"].pop("out")
     return kept
 
@@ -137,6 +140,7 @@ def test_killed_again_and_again_it_ends_with_the_same_results(tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps({"base": BASE | {"steps": 6, "save_every": 2}, "methods": ["standard", "ppots"]}))
     small = ["base.ppots.rows=4", "base.ppots.rates=4", "base.ppots.masks=2", "base.ppots.starts=2", "seeds=[1,2]"]
+    small.append("standard_at=[1.5]")
 
     def run(out: str, *more: str) -> Forked:
         forks = lambda: setattr(workers, "START", "fork")  # noqa: E731, in place of two new interpreters
@@ -157,6 +161,7 @@ def test_killed_again_and_again_it_ends_with_the_same_results(tmp_path):
     assert last.returncode == 0, last.stderr[-2000:]
     found = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "cut")]
     assert undisturbed(found[0]) == undisturbed(found[1])
+    assert [run["steps"] for run in found[1]["reference_runs"]] == [9, 9]
 
 
 def test_the_board_shows_every_run(tmp_path):

@@ -14,11 +14,10 @@ from stabledllm.experiment.compute_saved import (
     falling,
     is_told_to_improve,
     read_off,
-    seconds_ratio,
     until_best,
-    wall_time,
 )
 from stabledllm.experiment.reference import name_at
+from stabledllm.experiment.saved_time import seconds_ratio, wall_time
 from stabledllm.experiment.summary import paired
 from stabledllm.reports.saved import in_words
 from tests.checks.moments import assert_covers
