@@ -154,6 +154,11 @@ def test_the_command_writes_and_prints_them(folder):
         (["likelihood=[tube]", "likelihood.orders=3"], "expected an even number of orders for 'tube'"),
         (["likelihood=[duel,duel]"], "found 'duel' twice"),
         (["likelihood=[dual]"], "likelihood.kinds"),
+        (
+            ["likelihood=[duel]", "likelihood.orders=4"],
+            "expected multisample, stepmerge or tube among likelihood.kinds",
+        ),
+        (["likelihood=[tube]", "likelihood.segments=4"], "expected stepmerge among likelihood.kinds"),
     ],
 )
 def test_what_there_is_not_is_refused_before_anything_is_loaded(words, sentence, folder):

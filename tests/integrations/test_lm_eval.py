@@ -345,7 +345,7 @@ def test_duel_is_exact_in_any_batch(make, folder):
 @pytest.mark.parametrize("kind", ["multisample", "tube", "stepmerge"])
 def test_other_likelihoods_are_means_of_replicates(make, folder, kind):
     model, pair = load_model(folder).model.eval(), ([*b"ab"], [*b"xyz"])
-    lm = make(likelihood=kind, draws=8, replicates=2, segments=2)
+    lm = make(likelihood=kind, draws=8, replicates=2, **({"segments": 2} if kind == "stepmerge" else {}))
     estimate = lm.estimate(*pair)
     scores = OrderScores.of(model, [TokenRow([*pair[0], *pair[1]], 2)], [0], seed=0, step=step_of(pair))
     if kind == "stepmerge":
@@ -381,6 +381,8 @@ def test_guidance_is_that_of_log_likelihoods_too(make, folder):
         ({"likelihood": "tube", "draws": 12, "replicates": 4}, "expected an even number of orders for 'tube'"),
         ({"likelihood": "multisample", "draws": 6, "replicates": 4}, "replicates"),
         ({"likelihood": "stepmerge", "segments": 0}, "segments"),
+        ({"likelihood": "duel", "draws": 8}, "draws: expected none with likelihood=duel"),
+        ({"segments": 4}, "segments: expected none with likelihood=elbo"),
     ],
 )
 def test_likelihoods_that_there_are_not_are_a_sentence(make, arguments, words):

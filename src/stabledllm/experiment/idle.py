@@ -231,6 +231,12 @@ def idle_in_eval(settings: EvalSettings, overrides: Sequence[str]) -> list[str]:
     rules = {} if settings.held_out else _unused(_NOT_EVALUATED, "a key that 'eval' uses")
     rules |= _DATA
     rules |= {name: _RUN[name] for name in ("image_decoding.", "clip")}
+    kinds = set(settings.likelihood.kinds)
+    rules["likelihood.segments"] = (lambda *_: "stepmerge" in kinds, "stepmerge among likelihood.kinds")
+    rules["likelihood.orders"] = (
+        lambda *_: bool(kinds & {"multisample", "stepmerge", "tube"}),
+        "multisample, stepmerge or tube among likelihood.kinds",
+    )
     return [note for key in _keys(overrides) for note in _notes_on(key, key, [Run(run, OfParts())], rules)]
 
 

@@ -229,8 +229,8 @@ def log_mean(logs: Tensor) -> Tensor:
 def tangent(logs: Tensor) -> Tensor:
     """TUBE: ``log psi + p / psi - 1``, added up over blocks, whose mean is never below the log-likelihood; shape (B,).
 
-    psi is the mean probability of one half of the orders and p that of the other; the mean of both ways is taken. It
-    is heavy-tailed where orders differ by many nats: trust it where :func:`effective_orders` is near K.
+    psi follows from one half of the orders and p is the mean probability of the other; the mean of both ways is taken.
+    It is heavy-tailed where orders differ by many nats: trust it where :func:`effective_orders` is near K.
 
     Args:
         logs: of :meth:`OrderScores.orders`, shape (B, M, K), K even.
@@ -242,10 +242,29 @@ def tangent(logs: Tensor) -> Tensor:
         NotFinite: orders that lie so far apart that the bound overflows.
     """
     half = logs.shape[-1] // 2
-    one, other = (part.logsumexp(-1) - math.log(half) for part in (logs[..., :half], logs[..., half:]))
-    found = (one + other + (one - other).exp() + (other - one).exp() - 2).div(2).sum(-1)
+    one, other = logs[..., :half], logs[..., half:]
+    found = 0
+    for given, drawn in ((one, other), (other, one)):
+        log_psi = _log_psi(given)
+        found = found + log_psi + (drawn.logsumexp(-1) - math.log(half) - log_psi).exp() - 1
+    found = (found / 2).sum(-1)
     require_finite(found, "tube: bounds of orders that lie hundreds of nats apart; of")
     return found
+
+
+def _log_psi(logs: Tensor) -> Tensor:
+    """The log of the psi that some orders propose, float64, shape (B, M): their mean probability times a factor.
+
+    The factor is the one for which the tangent at the mean of all orders but one would have bounded that one best, on
+    average over them; it keeps a single order that outweighs the others from deciding the bound.
+    """
+    count = logs.shape[-1]
+    mean = logs.logsumexp(-1) - math.log(count)
+    if count == 1:
+        return mean
+    itself = torch.eye(count, dtype=torch.bool, device=logs.device)
+    others = logs[..., None, :].masked_fill(itself, -torch.inf).logsumexp(-1) - math.log(count - 1)
+    return mean + (logs - others).logsumexp(-1) - math.log(count)
 
 
 def effective_orders(logs: Tensor) -> Tensor:

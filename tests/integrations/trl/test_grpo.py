@@ -358,6 +358,7 @@ def test_tokens_that_are_not_scored_are_left_out_of_the_mean(tmp_path):
         ({"generate_batch": 0}, "expected generate_batch of at least 1"),
         ({"model": "tiny"}, "expected a loaded model, found the name 'tiny'"),
         ({"decoding": DecodingOptions(length=8, steps=8, block=8)}, "expected decoding.length 4"),
+        ({"decoding": DecodingOptions(4, 4, 4, logits_eos_inf=True)}, "expected no decoding.logits_eos_inf"),
     ],
 )
 def test_what_means_nothing_here_is_refused(tmp_path, further, message):

@@ -22,6 +22,7 @@ from stabledllm.stats.estimate import Estimate
 
 METHOD = "strats+fixedcount"
 """Exactly counted masks at stratified ratios: the bound without the noise of either."""
+_DEFAULTS = {"draws": 32, "replicates": 4, "segments": 8}
 Pair = tuple[list[int], list[int]]
 
 
@@ -63,6 +64,20 @@ class Likelihoods:
             check_halves(self.draws // self.replicates, "lm_eval: draws of a replicate")
         if self.segments < 1:
             raise UserError(f"lm_eval: segments: expected at least 1, found {self.segments}.")
+
+    @classmethod
+    def of_arguments(cls, kind: str, decoding: DecodingOptions, *, seed: int, **given: int | None) -> Likelihoods:
+        """Those of ``--model_args``, of which what is None has its default.
+
+        Raises:
+            UserError: a number that is given to a kind that takes none, too.
+        """
+        if kind in MEANING:
+            of_kind = {"duel": (), "stepmerge": ("draws", "replicates", "segments")}.get(kind, ("draws", "replicates"))
+            if idle := next((name for name, value in given.items() if value is not None and name not in of_kind), None):
+                raise UserError(f"lm_eval: {idle}: expected none with likelihood={kind}, where it would do nothing.")
+        named = {name: _DEFAULTS[name] if value is None else value for name, value in given.items()}
+        return cls(kind, seed=seed, decoding=decoding, **named)
 
     def refuse_unsuited(self, loaded: LoadedModel) -> None:
         """Refuse a model that has no such likelihood.

@@ -43,8 +43,8 @@ class HarnessModel:
         length: number of new tokens; None for what the task asks for (256 where it does not).
         tokens_per_step: tokens decided by a model call; a run's, else 1, which is the most exact.
         likelihood: ``elbo``, ``duel``, ``multisample``, ``tube`` or ``stepmerge``, see ``docs/likelihood.md``.
-        draws: masks (``elbo``) or random orders of a log-likelihood. replicates: groups of them, for the error.
-        segments: parallel steps of ``stepmerge``.
+        draws: masks (``elbo``) or random orders of a log-likelihood, 32. replicates: groups of them, for the error, 4.
+        segments: parallel steps of ``stepmerge``, 8.
         greedy: find out whether greedy decoding gives the continuation, at one further model call for each of its
             tokens; false: report that it does not.
         likelihood_out: a file for each log-likelihood with its standard error, JSON lines.
@@ -70,9 +70,9 @@ class HarnessModel:
         length: int | None = None,
         tokens_per_step: int | None = None,
         likelihood: str = "elbo",
-        draws: int = 32,
-        replicates: int = 4,
-        segments: int = 8,
+        draws: int | None = None,
+        replicates: int | None = None,
+        segments: int | None = None,
         likelihood_seed: int = 0,
         greedy: bool = True,
         likelihood_out: str | None = None,
@@ -97,7 +97,9 @@ class HarnessModel:
         settings = check(given, ModelSettings, "lm_eval model_args")
         # Refused now rather than at the first request.
         options, _, _ = decoding(self._decoding, self._tokens_per_step, length, {})
-        self._likelihood = Likelihoods(likelihood, draws, replicates, likelihood_seed, segments, options)
+        self._likelihood = Likelihoods.of_arguments(
+            likelihood, options, seed=likelihood_seed, draws=draws, replicates=replicates, segments=segments
+        )
         self._batch, self._greedy, self._likelihood_out = int(batch_size), greedy, likelihood_out
         with whole_models():
             self._ranks = Ranks.launched(cpu=device == "cpu")

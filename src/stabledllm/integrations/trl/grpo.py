@@ -124,6 +124,10 @@ class MaskedGRPO:
                 f"{type(self).__name__}: expected decoding.length {length}, that of max_completion_length, found "
                 f"{asked.length}."
             )
+        if named := next((x for x in ("logits_eos_inf", "confidence_eos_eot_inf") if getattr(asked, x)), None):
+            raise UserError(
+                f"{type(self).__name__}: expected no decoding.{named}, since the tokenizer names one end token alone."
+            )
         refuse_unsuited(self.model, asked)
         return replace(asked, temperature=self.args.temperature, top_p=self.args.top_p, seed=self.args.seed)
 
