@@ -46,6 +46,9 @@ def test_decompose_measures_every_method_under_the_objective_that_is_trained(tmp
         one, two = (x["mean"] for x in (standard, other))
         assert abs(one["value"] - two["value"]) <= 4.3 * (one["stderr"] ** 2 + two["stderr"] ** 2) ** 0.5
     assert standard["views"] == pytest.approx(cost, abs=0.25 if name == "lift" else 1e-9)
+    mirror = record["mirror"]
+    assert mirror["cost"] == (1.5 if name == "gift" else 2)
+    assert ("whose views share the forward" in mirror["sentence"]) == (name == "gift")
     for part in ("mask_pattern", "mask_rate", "data"):
         assert record["loss"][part]["value"] == record["loss"][part]["value"], "a number"
 

@@ -70,7 +70,7 @@ def test_complement_weighted_as_a_plain_fixed_count(monkeypatch):
 
 
 def test_complement_that_forgets_that_all_masked_has_one_view(monkeypatch):
-    def halved_at_the_end(weight, given, k, size):
+    def halved_at_the_end(weight, masker, given, k, size):
         return torch.where(k < size, weight, weight * 2)
 
     wrap(monkeypatch, Complement, "_weight", halved_at_the_end)

@@ -239,8 +239,9 @@ def _steps(run: TrainSettings, method: Method) -> str:
     each = f"{run.batch} rows" + (f" x {views} views" if views > 1 else "")
     if run.steps is None:
         return f"{run.epochs:g} passes over the rows, in steps of {each}, by {run.method}"
-    forwards = run.steps * run.batch * views
-    return f"{run.steps:,} steps of {each} by {run.method}: {'at most ' * (views > 1)}{forwards:,} forward passes"
+    asked = {"lift": views, "gift": 1}.get(run.objective.tokens, 0)  # forwards that choose a row's tokens
+    forwards, at_most = run.steps * run.batch * (views + asked), "at most " * (views > 1 or asked > 0)
+    return f"{run.steps:,} steps of {each} by {run.method}: {at_most}{forwards:,} forward passes"
 
 
 def _of_responses(run: TrainSettings) -> str:

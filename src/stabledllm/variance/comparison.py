@@ -159,8 +159,18 @@ def _of_difference(
     return total + out[0], total + out[1]
 
 
+_SOME = "with a second view for some t only"
+_SHARED = "whose views share the forward that chooses their tokens, which Standard pays too,"
+
+
 def mirror_condition(
-    views: Profile, cost: float, nested: NestedLosses, parts: Decomposition, measured: dict | None = None
+    views: Profile,
+    cost: float,
+    nested: NestedLosses,
+    parts: Decomposition,
+    measured: dict | None = None,
+    *,
+    shared: bool = False,
 ) -> dict:
     """Whether MIRROR beats more rows of one view at equal compute and uniform t, with the figures that decide it.
 
@@ -169,11 +179,12 @@ def mirror_condition(
 
     Args:
         views: the probe of MIRROR's two views.
-        cost: forwards that a row pays on average at uniform t.
+        cost: forwards that a row pays on average at uniform t, over those that Standard pays.
         nested: the nested design's losses.
         parts: their decomposition.
         measured: the entry of MIRROR among the compared methods, where it is one of them. Where only some t have a
-            second view, the sentence follows the ratio in that entry.
+            second view, or the views share a forward, the sentence follows the ratio in that entry.
+        shared: whether the views share a forward that chooses their tokens.
 
     >>> import torch
     >>> from stabledllm.variance.components import decompose
@@ -190,10 +201,11 @@ def mirror_condition(
     rest = replace(rest, ends=of_sum([with_ends(parts.mask_rate), with_ends(parts.data)]))
     low, high = of_sum([with_ends(gain), scaled(with_ends(rest), 1 - cost)])
     pays = True if low > 0 else False if high < 0 else None
-    sentence, unclear = _condition(cost, gain, rest), "too close to tell"
+    how = _SHARED if shared else _SOME
+    sentence, unclear = _condition(cost, how, gain, rest), "too close to tell"
     if cost != 2 and measured:
         ratio = Ratio(**measured["relative_to_standard"])
-        pays, sentence = measured["pays"], _measured(cost, ratio)
+        pays, sentence = measured["pays"], _measured(cost, how, ratio)
         unclear = unclear if ratio.below_one is None else "but measured and predicted variances disagree"
     verdict = {True: "so it pays", False: "so it does not", None: unclear}[pays]
     return {
@@ -206,7 +218,7 @@ def mirror_condition(
     }
 
 
-def _condition(cost: float, gain: Estimate, rest: Estimate) -> str:
+def _condition(cost: float, how: str, gain: Estimate, rest: Estimate) -> str:
     """The condition in words, with the values of its two sides."""
     if cost == 2:
         return (
@@ -215,7 +227,7 @@ def _condition(cost: float, gain: Estimate, rest: Estimate) -> str:
         )
     more = cost - 1
     return (
-        f"At uniform t, MIRROR with a second view for some t only, {cost:.3g} forwards a row, beats {cost:.3g} times "
+        f"At uniform t, MIRROR {how}, {cost:.3g} forwards a row, beats {cost:.3g} times "
         f"the rows only if A - {cost:.3g} A' > {more:.3g} (B + C), A' the mask-pattern noise that it leaves: here "
         f"{_text(gain)} and {_text(rest, more)} nats²"
     )
@@ -235,15 +247,14 @@ def _text(estimate: Estimate, by: float = 1.0) -> str:
     return f"{by * estimate.value:.3g}{error}"
 
 
-def _measured(cost: float, ratio: Ratio) -> str:
+def _measured(cost: float, how: str, ratio: Ratio) -> str:
     """The measured ratio in words, with the figures that are printed beside the method."""
     if not ratio.is_known:
         return (
-            f"MIRROR with a second view for some t only costs {cost:.3g} forwards a row; these draws give its ratio to "
-            f"Standard's noise no interval"
+            f"MIRROR {how} costs {cost:.3g} forwards a row; these draws give its ratio to Standard's noise no interval"
         )
     return (
-        f"MIRROR with a second view for some t only costs {cost:.3g} forwards a row; its noise at equal compute is "
+        f"MIRROR {how} costs {cost:.3g} forwards a row; its noise at equal compute is "
         f"{ratio.value:.2g} ({ratio.ci_low:.2g} to {ratio.ci_high:.2g}) of Standard's"
     )
 

@@ -97,6 +97,7 @@ def measure_losses(lab: Laboratory, methods: Sequence[Method]) -> dict:
             notes += [f"{method.name}: {note}" for note in density.notes]
         results.append(lab.result(method, density))
     entries = compare_methods(results, parts.data)
+    cost = lab.cost(mirror, Uniform()) / lab.cost(standard, Uniform())
     alone = next((entry for entry in entries if entry["method"] == "mirror"), None)
     if heavy := [r.method for r in results if r.measured.heavy_tail]:
         notes.append(
@@ -116,7 +117,7 @@ def measure_losses(lab: Laboratory, methods: Sequence[Method]) -> dict:
         },
         "densities": densities,
         "by_length": by_length(tokens, lambda rows: decompose(nested.select(rows))),
-        "mirror": mirror_condition(both, lab.cost(mirror, Uniform()), nested, parts, alone),
+        "mirror": mirror_condition(both, cost, nested, parts, alone, shared=standard.objective.tokens == "gift"),
         "methods": entries,
         "notes": notes,
     }
