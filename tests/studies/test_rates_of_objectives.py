@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from stabledllm.config import load_recipe
@@ -16,7 +18,7 @@ def test_the_grid_spans_a_factor_of_16_around_the_usual_rate():
     check_rates(settings)
     rates = settings.learning_rates
     assert max(rates) / min(rates) == pytest.approx(16)
-    assert all(high / low == pytest.approx(2**0.5, rel=0.01) for low, high in zip(rates, rates[1:], strict=False))
+    assert all(high / low == pytest.approx(2**0.5, rel=0.01) for low, high in pairwise(rates))
     assert 2e-3 in rates
     assert settings.max_grad_norms == [1.0, 0.0]
     assert len(settings.seeds) >= LEAST_SEEDS
