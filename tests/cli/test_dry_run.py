@@ -14,6 +14,10 @@ COMMANDS = {
     "train sft-synthetic --steps 7 method=ppots": ["7 steps of 32 rows by ppots", "probe", "run.json"],
     "experiment quickstart --seeds 1,2,3": ["4 methods x 3 seeds = 12 runs", "mirror: 16 rows"],
     "train sft-synthetic --steps 7 method=mirror objective.name=gift": ["by mirror: at most 672 forward passes"],
+    "experiment quickstart --seeds 1,2 --learning-rates 1e-3,2e-3 --max-grad-norms 1,0": [
+        "4 methods x 2 learning rates x 2 clipping norms x 2 seeds = 32 runs",
+        "runs/METHOD/lr-R_clip-C/seed-N",
+    ],
     "fit --method ppots+mirror": ["6,272 forward passes", "p_of_t.json"],
     "decompose --methods standard,mirror --gradient": ["of 2 methods", "backward passes"],
     "recommend rows=4": ["runs/recommend (new)", "backward passes"],

@@ -113,6 +113,14 @@ def test_a_range_that_ends_with_the_grid_is_known_on_one_side_only():
     assert ratio_interval(inner, flat, flat) == (0.0, math.inf), "nothing is known"
 
 
+def test_methods_are_resampled_together():
+    """A method whose runs are Standard's times 1.1 has the same range in every resample."""
+    standard = losses([curve(0.012)], 7, own=0.003)[0]
+    assert ratio_interval(GRID, 1.1 * standard, standard) == pytest.approx((1.0, 1.0))
+    low, high = range_intervals(GRID, standard)["factor"]
+    assert high > 1.2 * low
+
+
 @pytest.mark.statistical
 def test_the_interval_of_a_range_holds_it_about_as_often_as_it_says():
     """The same as the long test below for one case, of fewer trials."""
