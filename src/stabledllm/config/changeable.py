@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from stabledllm.config.settings.average import AverageSettings
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.runtime.sameness import Differences
 
@@ -32,7 +33,11 @@ MAY_CHANGE = (
 """Keys whose value may change on the way; all others have shaped the run's weights, density or counters already."""
 NEVER = ("trainer.optim", "trainer.optim_args", "trainer.optim_target_modules", "trainer.deepspeed")
 
-LEFT_OUT = {"objective.window": None, "objective.corrected": False, "average": None}
+LEFT_OUT = {
+    "objective.window": None,
+    "objective.corrected": False,
+    "average": AverageSettings().model_dump(),
+}
 """Keys that the identity of a run leaves out at these values, as runs older than they do."""
 
 

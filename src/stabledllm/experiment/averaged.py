@@ -16,8 +16,8 @@ def summarise_averages(runs: Sequence[dict]) -> list[dict]:
 
     ``mean``, ``sd`` and their intervals are those of ``summary``, of the averages. ``versus_last`` is the difference
     from the last weights of the same runs, paired by seed, and ``sd_versus_last`` the ratio of the sds over seeds, with
-    the interval that takes account of the pairs. ``versus_standard`` and ``sd_versus_standard`` compare the same average of
-    two methods. ``p_holm`` in ``versus_last`` is corrected for all averages of all methods of the metric.
+    the interval that takes account of the pairs. ``versus_standard`` and ``sd_versus_standard`` compare the same
+    average of two methods. ``p_holm`` in ``versus_last`` is corrected for all averages of all methods of the metric.
     """
     methods = list(dict.fromkeys(run["method"] for run in runs))
     names = list(dict.fromkeys(name for run in runs for name in run.get("averages") or {}))

@@ -218,7 +218,7 @@ def test_another_average_is_another_run(whole, tmp_path):
     settings, _, _, _, _ = whole
     with pytest.raises(UserError, match=r"expected the run that is there with average.ema=\[0.5\], found .*=\[0.9\]"):
         train(settings, average={"ema": [0.9]})
-    with pytest.raises(UserError, match=r"average={"):
+    with pytest.raises(UserError, match=r"average.ema=\[0.5\], found average.ema=\[\]"):
         train(settings, average=NONE)
     with pytest.raises(UserError, match="found 'average'"):
         train(settings, average={"ema": [0.9]}, allow_changed=["average"])
@@ -328,3 +328,21 @@ def test_sharding_that_hides_the_weights_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(watch, "fsdp_version", lambda _: 1)
     with pytest.raises(UserError, match=r"key 'average': expected whole weights .* found FSDP version 1; launch with"):
         watch.watch_averages(trainer, AverageSettings(ema=[0.9]), tmp_path, None)
+
+
+def test_a_run_that_is_older_than_averages_goes_on_and_is_not_repeated(tmp_path):
+    settings = {key: value for key, value in settings_of(tmp_path).items() if key != "average"}
+    train(settings)
+    out = Path(settings["out"])
+    for path in (out / "run.json", out / "checkpoint-6" / "stabledllm.json"):
+        record = json.loads(path.read_text())
+        (record["identity"] if "identity" in record else record).pop("average")
+        path.write_text(json.dumps(record))
+    _, said = train(settings)
+    assert any("already finished" in line for line in said)
+    (out / "run.json").unlink()
+    _, said = train(settings)
+    assert any("resuming from" in line for line in said)
+    (out / "run.json").unlink()
+    with pytest.raises(UserError, match=r"average.ema=\[\], found average.ema=\[0.9\]"):
+        train(settings, average={"ema": [0.9]})
