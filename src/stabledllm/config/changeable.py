@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from stabledllm.config.settings.average import AverageSettings
 from stabledllm.errors import UserError, did_you_mean
 from stabledllm.runtime.sameness import Differences
 
@@ -34,7 +35,7 @@ NEVER = ("trainer.optim", "trainer.optim_args", "trainer.optim_target_modules", 
 
 LEFT_OUT = {
     "objective.window": None, "objective.corrected": False, "objective.bell": None, "objective.tokens": "all",
-    "method_options.bell": 2.0, "average": None,
+    "method_options.bell": 2.0, "average": AverageSettings().model_dump(),
 }  # fmt: skip
 """Keys that the identity of a run leaves out at these values, as runs older than they do."""
 

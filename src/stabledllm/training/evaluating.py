@@ -64,6 +64,10 @@ class EvaluatingTrainer(ResumingTrainer):
         values = self.finite_nll_of_rows(objective)
         return mean_over_rows(values, share=shares(self.evaluation_meter(objective)))
 
+    def metrics_of_weights(self) -> dict[str, Estimate]:
+        """What else tells how good the weights are that the model has now, on held-out rows."""
+        return {}
+
     def finite_nll_of_rows(self, objective: Objective | None = None) -> Tensor:
         """The evaluation loss of each held-out row, (rows,); raises as :meth:`validation` does."""
         if not len(self.eval_rows):

@@ -20,6 +20,7 @@ from stabledllm.evaluation.progress import shared_bar
 from stabledllm.evaluation.ranks import Ranks, whole_models
 from stabledllm.evaluation.validation import mean_over_rows
 from stabledllm.models.loading import LoadedModel, load_model
+from stabledllm.noise.objective import Objective
 from stabledllm.ppots.record import FittedDensity
 from stabledllm.runtime.files import write_json
 from stabledllm.runtime.folders import sweep
@@ -69,7 +70,7 @@ def finish(
         )  # the record of an earlier model, which is about to be overwritten
     with busy(f"saving the model in {out / MODEL}"):
         save_whole(trainer, out / MODEL)
-    averages = keep_averages(trainer, out, identity, last, say)
+    averages = keep_averages(trainer, out, identity, last, _own_objective(settings, trainer), say)
     sharded, ranks = is_sharded(trainer), Ranks.launched(cpu=trainer.args.device.type == "cpu")
     _journal(settings, identity, data.test, ranks).remove()  # of an earlier run in this folder
     record = run_record(settings, trainer, data, density, identity) | {"metrics": metrics, **beside}
@@ -102,11 +103,17 @@ def _evaluation_losses(
     for line in side_by_side(nll, beside):
         say(line)
     metrics = {"validation_nll": nll.as_dict()}
-    if not (objective := build_objective(settings.objective)).is_bound and not trainer.method.autoregressive:
+    if objective := _own_objective(settings, trainer):
         own_loss = trainer.validation(objective)
         say(f"validation loss of the objective that was trained {own_loss}")
         metrics["validation_objective"] = own_loss.as_dict()
     return metrics, beside or {}, values
+
+
+def _own_objective(settings: TrainSettings, trainer: MDMTrainer) -> Objective | None:
+    """The objective that is trained, where that is another one than the bound on the NLL."""
+    objective = build_objective(settings.objective)
+    return None if objective.is_bound or trainer.method.autoregressive else objective
 
 
 def run_record(

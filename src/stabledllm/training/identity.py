@@ -68,7 +68,6 @@ def _settings_alone(settings: TrainSettings, method: Method, defaults: dict[str,
         "p_of_t": None,  # the digest of its content counts instead
         "init_seed": (settings.init_seed or 0) if is_new(settings.model) else None,
         "epochs": settings.epochs if settings.steps is None else None,
-        "average": dump["average"] if settings.average.count else None,
         "router": dump["router"] if any(dump["router"].values()) else None,
         "caption_dropout": settings.data.image.caption_dropout if images else None,
         "image_tokenizer": settings.data.image.tokenizer if images else None,

@@ -236,6 +236,9 @@ class DPOTrainer(ResponseTrainer):
         return {name: mean_over_rows(each, unit) for name, (each, unit) in named.items()}
 
     def further_metrics(self) -> dict[str, Estimate]:
+        return self.metrics_of_weights()
+
+    def metrics_of_weights(self) -> dict[str, Estimate]:
         return self.pair_metrics() if self.eval_pairs else {}
 
 

@@ -218,7 +218,7 @@ def test_another_average_is_another_run(whole, tmp_path):
     settings, _, _, _, _ = whole
     with pytest.raises(UserError, match=r"expected the run that is there with average.ema=\[0.5\], found .*=\[0.9\]"):
         train(settings, average={"ema": [0.9]})
-    with pytest.raises(UserError, match=r"average={"):
+    with pytest.raises(UserError, match=r"average.ema=\[0.5\], found average.ema=\[\]"):
         train(settings, average=NONE)
     with pytest.raises(UserError, match="found 'average'"):
         train(settings, average={"ema": [0.9]}, allow_changed=["average"])
@@ -328,3 +328,55 @@ def test_sharding_that_hides_the_weights_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(watch, "fsdp_version", lambda _: 1)
     with pytest.raises(UserError, match=r"key 'average': expected whole weights .* found FSDP version 1; launch with"):
         watch.watch_averages(trainer, AverageSettings(ema=[0.9]), tmp_path, None)
+
+
+KINDS = {
+    "pairs": {"objective": {"kind": "dpo"}, "method": "fixedcount", "dpo": {"budget": 2, "reference": "kept"}},
+    "prompts": {"objective": {"kind": "grpo"}, "grpo": {"group": 2, "rollout": {"length": 8, "steps": 2, "block": 8}}},
+    "window": {"objective": {"window": [0.5, 1.0]}},
+    "blocks": {"block_size": 4},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_run_keeps_them_and_stays_as_it_is(tmp_path, kind):
+    """Averages are measured by what else is measured on held-out rows, but for the reward, which the log tells."""
+    settings = settings_of(tmp_path, save_every=None, eval_every=None, steps=3, untuned=False, **KINDS[kind])
+    if kind == "pairs":
+        rows = [{"prompt": f"{i}?", "chosen": f"It is {i}.", "rejected": "No!"} for i in range(12)]
+        (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        settings["data"] = {"train": str(tmp_path / "pairs.jsonl"), "validation_share": 0.25}
+    if kind == "prompts":
+        small = {"train_rows": 6, "validation_rows": 2, "test_rows": 1}
+        settings |= {"batch": 2, "generate_batch": 1, "data": {"train": "synthetic:easy", **small}}
+        settings["decoding"] = {"length": 8, "steps": 2, "block": 8}
+    record, _ = train(settings)
+    plain, _ = train(settings, average=NONE, out=str(tmp_path / "plain"))
+    for key, tensor in weights(tmp_path / "plain" / "model").items():
+        assert torch.equal(weights(tmp_path / "run" / "model")[key], tensor), key
+    assert [entry["loss"] for entry in record["history"]] == [entry["loss"] for entry in plain["history"]]
+    for kept in record["averages"].values():
+        assert kept["counted"] in (2, 3)
+        assert set(kept["metrics"]) == set(record["metrics"]) - {"reward"}
+        nll = [each["metrics"]["validation_nll"]["value"] for each in (kept, record)]
+        assert nll[0] != nll[1]
+    expected = {"pairs": "preference_loss", "prompts": "accuracy", "window": "validation_objective"}
+    assert expected.get(kind, "validation_nll") in record["averages"]["ema-0.5"]["metrics"]
+
+
+def test_a_run_that_is_older_than_averages_goes_on_and_is_not_repeated(tmp_path):
+    settings = {key: value for key, value in settings_of(tmp_path).items() if key != "average"}
+    train(settings)
+    out = Path(settings["out"])
+    for path in (out / "run.json", out / "checkpoint-6" / "stabledllm.json"):
+        record = json.loads(path.read_text())
+        record.get("identity", record).pop("average")
+        path.write_text(json.dumps(record))
+    _, said = train(settings)
+    assert any("already finished" in line for line in said)
+    (out / "run.json").unlink()
+    _, said = train(settings)
+    assert any("resuming from" in line for line in said)
+    (out / "run.json").unlink()
+    with pytest.raises(UserError, match=r"average.ema=\[\], found average.ema=\[0.9\]"):
+        train(settings, average={"ema": [0.9]})
