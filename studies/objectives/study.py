@@ -25,12 +25,14 @@ from stabledllm.experiment.spread import values_of
 from stabledllm.runtime.files import read_json, write_json
 
 HERE = Path(__file__).parent
-RECIPE = HERE / "recipes" / "shipped.yaml"
+RECIPE, GRID = (HERE / "recipes" / f"{name}.yaml" for name in ("shipped", "rates"))
 METRIC = "validation_nll"
 KEPT = ("method", "seed", "learning_rate", "max_grad_norm", "status", "metrics", "averages", "outlier_steps",
         "forward_passes", "steps", "seconds")  # fmt: skip
 LIKELIHOOD = "likelihood.json"
-REHEARSAL = ("base.epochs=0.5", "base.data.train_rows=64", "base.data.validation_rows=8", "base.data.test_rows=4")
+REHEARSAL = ("base.epochs=0.5", "base.data.train_rows=64", "base.data.validation_rows=8")
+BRIEF = ("base.average=null", "base.data.test_rows=1", "base.untuned=false")
+"""Runs of which only the NLL is looked at."""
 
 
 @dataclass(frozen=True)
@@ -40,26 +42,23 @@ class Size:
     Args:
         rates: learning rates that every row is tuned with, on ``tuning`` seeds that are not reported.
         seeds: of every row. multiples: of Standard's forwards, for the curve that compute saved is read off.
-        grid: learning rates of the part on stability, each with every norm of ``clipping`` and seed of ``stable``.
-        rows: test rows whose likelihood under the decoder is taken.
-        more: overrides of the recipe.
+        rows: test rows, whose likelihood under the decoder is taken too.
+        more: overrides of every recipe. grid: of that of the part on stability.
     """
 
     rates: tuple[str, ...] = ("1e-3", "2e-3", "4e-3")
     tuning: tuple[int, ...] = (101, 102)
     seeds: tuple[int, ...] = tuple(range(1, 13))
     multiples: tuple[float, ...] = (0.75, 1.25, 1.5, 2)
-    grid: tuple[str, ...] = ("5e-4", "1e-3", "2e-3", "4e-3", "8e-3")
-    clipping: tuple[str, ...] = ("0", "1")
-    stable: tuple[int, ...] = tuple(range(1, 7))
     rows: int = 96
     more: tuple[str, ...] = ()
+    grid: tuple[str, ...] = ()
 
 
 FULL = Size()
 SMALL = Size(
-    rates=("1e-3", "2e-3"), seeds=(1, 2), tuning=(101,), multiples=(2,), grid=("1e-3", "4e-3"), clipping=("1",),
-    stable=(1, 2), rows=4, more=REHEARSAL,
+    rates=("1e-3", "2e-3"), seeds=(1, 2), tuning=(101,), multiples=(2,), rows=4, more=REHEARSAL,
+    grid=("learning_rates=[1e-3,4e-3]", "max_grad_norms=[1]", "seeds=[1,2]"),
 )  # fmt: skip
 
 
@@ -96,7 +95,7 @@ class Study:
         tuned = self.rates()
         for row in ROWS:
             rate = best_rate(tuned[row.name])
-            more = [f"base.trainer.learning_rate={rate}"]
+            more = [f"base.trainer.learning_rate={rate}", f"base.data.test_rows={self.size.rows}"]
             if row == BASE:
                 more.append(f"standard_at={_list(self.size.multiples)}")
             self._experiment(self.folder("final", row), row, self.size.seeds, *more)
@@ -114,13 +113,16 @@ class Study:
 
     def stability(self) -> None:
         """The bound with either noise over a grid of learning rates, clipped or not."""
-        grid = [f"learning_rates={_list(self.size.grid)}", f"max_grad_norms={_list(self.size.clipping)}"]
-        self._experiment(self.out / "stability", BASE, self.size.stable, *grid, methods=(STANDARD, LESS))
+        words = [
+            f"methods={_list((STANDARD, LESS))}",
+            f"out={self.out / 'stability'}",
+            *self.size.more,
+            *self.size.grid,
+        ]
+        command("experiment", GRID, *words, "--jobs", self.jobs)
 
-    def _experiment(
-        self, out: Path, row: Row, seeds: Iterable[int], *more: str, methods: Sequence[str] | None = None
-    ) -> None:
-        words = [f"methods={_list(methods or (row.method,))}", f"seeds={_list(seeds)}", f"out={out}"]
+    def _experiment(self, out: Path, row: Row, seeds: Iterable[int], *more: str) -> None:
+        words = [f"methods=[{row.method}]", f"seeds={_list(seeds)}", f"out={out}"]
         words += [f"base.objective.name={row.objective}", *self.size.more, *more]
         command("experiment", RECIPE, *words, "--jobs", self.jobs)
 
