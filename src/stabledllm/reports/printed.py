@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from stabledllm.reports import numbers as fmt
 from stabledllm.reports.block_tables import blocks_sentences, blocks_table
 from stabledllm.reports.labels import METRIC_LABELS
-from stabledllm.reports.saved import saved_sentences, saved_table
+from stabledllm.reports.saved import saved_metrics, saved_sentences, saved_table
 from stabledllm.reports.stored import number, value
 from stabledllm.reports.table import filled
 from stabledllm.reports.tables import (
@@ -73,12 +73,13 @@ def change_in_words(record: dict) -> str:
 def experiment_text(results: dict, wide: bool = True) -> Iterator[str]:
     """Yields the tables of a results.json, the statements on the methods, and the notes; ``wide`` as above."""
     measured = {entry["metric"] for entry in results["summary"]}
+    told = {entry["metric"] for entry in saved_metrics(results) if entry.get("improves")}
     for metric in METRIC_LABELS:
         if metric in measured:
             yield f"{metrics_table(results, metric).text(wide=wide)}\n"
             if spread := spread_table(results, metric):
                 yield f"{spread}\n"
-            if saved := saved_table(results, metric):
+            if (saved := saved_table(results, metric)) and metric in told:
                 yield f"{saved.text(wide=wide)}\n"
     yield from map(filled, results.get("advice", []))
     yield from map(filled, saved_sentences(results))
