@@ -55,8 +55,9 @@ def test_a_folder_is_extended_by_standard_at_other_budgets(tmp_path):
     again = run_experiment(wanted(tmp_path, standard_at=[2.0]), quiet)
     assert {key: again[key] for key in again if key != "config"} == {k: results[k] for k in results if k != "config"}
     stored = read(tmp_path / "results.json", "results")
-    printed = "\n".join(experiment_text(stored))
-    assert "Compute saved, by validation NLL" in printed
+    printed = "\n".join(experiment_text(stored)).replace("\n", " ")
+    assert ("Compute saved, by validation NLL" in printed) == entry["improves"]
+    assert ("In validation NLL, Standard is not told to gain from more" in printed) == (not entry["improves"])
     text = write_report(tmp_path).read_text(encoding="utf-8")
     assert "Compute saved" in text
     assert "Standard at 2x" in text, "among all runs"

@@ -11,7 +11,7 @@ from stabledllm.reports.block_tables import blocks_sentences, blocks_table
 from stabledllm.reports.labels import METRIC_LABELS
 from stabledllm.reports.mask_tables import mask_tables
 from stabledllm.reports.rates import rate_tables
-from stabledllm.reports.saved import saved_sentences, saved_table
+from stabledllm.reports.saved import saved_metrics, saved_sentences, saved_table
 from stabledllm.reports.stored import number, value
 from stabledllm.reports.table import filled
 from stabledllm.reports.tables import (
@@ -80,12 +80,13 @@ def experiment_text(results: dict, wide: bool = True) -> Iterator[str]:
     if results.get("rates"):
         yield from (f"{table.text(wide=wide)}\n" for table in rate_tables(results))
         measured = set()  # at every learning rate, in the tables above
+    told = {entry["metric"] for entry in saved_metrics(results) if entry.get("improves")}
     for metric in METRIC_LABELS:
         if metric in measured:
             yield f"{metrics_table(results, metric).text(wide=wide)}\n"
             if spread := spread_table(results, metric):
                 yield f"{spread}\n"
-            if saved := saved_table(results, metric):
+            if (saved := saved_table(results, metric)) and metric in told:
                 yield f"{saved.text(wide=wide)}\n"
     for table in average_tables(results):
         yield f"{table.text(wide=wide)}\n"
