@@ -48,7 +48,7 @@ from tests.models.families.cases import CASES
 from tests.training.test_policy import make as policy_trainer
 
 METHODS = (
-    "strats+ppots+mirror", "lowdisc+adaptive+fixedcount", "adaptive+ema", "complement", "partition3",
+    "strats+ppots+mirror", "lowdisc+adaptive+fixedcount", "adaptive+ema", "complement", "bell+partition3",
     "isad-exact+multisample", "clipped+isad+syrm",
 )  # fmt: skip
 """Every part, in as few steps as hold them all; a test sees that none is missing."""
@@ -144,6 +144,19 @@ def test_a_training_step_of_every_method(tmp_path, method):
 )
 def test_a_training_step_of_every_layout(tmp_path, options):
     step_of(tmp_path, "lowdisc+mirror", small, tiny.rows(6), (tiny.MASK, tiny.PAD), **options)
+
+
+@pytest.mark.parametrize(
+    ("method", "objective"),
+    [
+        ("lowdisc+fixedcount", Objective(tokens="lift")),
+        ("strats+mirror", Objective(tokens="gift")),
+        ("complement", Objective("bell", tokens="cart")),
+    ],
+    ids=["lift", "gift", "bell and cart"],
+)
+def test_a_training_step_of_every_choice_of_tokens(tmp_path, method, objective):
+    step_of(tmp_path, method, small, tiny.rows(6), (tiny.MASK, tiny.PAD), objective=objective)
 
 
 @pytest.fixture(scope="module")

@@ -104,7 +104,7 @@ def _gifted(draw: Draw, method: Method, key: Key, rows: Rows, batch, model, mask
     maskable, objective = rows.maskable, method.objective
     noisy = torch.where(maskable, mask_id, batch["input_ids"])
     logits = model(noisy, batch["attention_mask"], selected=maskable).logits
-    log_p = logits.float().log_softmax(-1)
+    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
     each = -(log_p.exp() * log_p).nan_to_num(nan=0.0).sum(-1).double()  # a logit of minus infinity adds nothing
     entropy = torch.zeros(maskable.shape, dtype=torch.float64, device=each.device).masked_scatter(maskable, each)
     p = objective.p_mask(draw.t)
