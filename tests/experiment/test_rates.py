@@ -322,3 +322,12 @@ def test_each_way_of_clipping_is_compared_with_standard_under_the_same():
     keys = {(e["method"], e["learning_rate"], e["max_grad_norm"]) for e in results["summary"]}
     assert len(keys) == len(results["summary"]) == 2 * 5 * 2
     assert any("mirror, unclipped: within" in line for line in results["statements"])
+
+
+def test_preferences_are_compared_by_the_loss_of_held_out_pairs():
+    runs = made_up("standard", losses([NARROW], 2)[0])
+    for run in runs:
+        run["metrics"] = {"preference_loss": run["metrics"].pop("validation_nll")}
+    results = over_rates(runs, grid(base=BASE | {"objective": {"kind": "dpo"}}))
+    assert results["rates"]["metric"] == "preference_loss"
+    assert "its best loss of held-out pairs" in results["statements"][0]
