@@ -68,6 +68,9 @@ def test_a_partition_removes_the_targets_and_leaves_the_context(size, k):
     assert 1 + (views - 1) * overlap_0(size, k, 1) == pytest.approx(0.0)
     if k > 1:
         assert 1 + (views - 1) * overlap_0(size, k, 2) == pytest.approx(1 + (k - 1) / (size - k - 1))
+    member, value = masked_gradients(row, k)
+    given = member.T @ value / member.sum(0)[:, None] - value.mean(0)
+    assert by_order[0] == pytest.approx(k * (size - 1) / (size - k) * (given**2).sum(1).mean())
     assert by_order[0] == pytest.approx(of_count(row, k)[2])
     assert sum(by_order) == pytest.approx(of_count(row, k)[1])
 

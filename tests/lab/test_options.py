@@ -51,3 +51,8 @@ def test_a_wrong_value_is_refused_by_its_key():
         GradientOptions(rows=True)
     with pytest.raises(UserError, match="family: expected one of epr, tabulated, found 'ep'"):
         ProbeOptions(family="ep")
+    with pytest.raises(UserError, match=r"grad.split_rows: expected a whole number from 4 to 1000000, found 3"):
+        GradientOptions(split_rows=3)
+    assert GradientOptions(split_rows=0).split_rows == 0
+    with pytest.raises(ValueError, match="expected 0, or at least 4 for an error, found 3"):
+        GradientSettings(split_rows=3)

@@ -11,7 +11,7 @@ DECOMPOSE = {
     "masks": 2,
     "steps": 12,
     "probe": _PROBE,
-    "grad": {"rows": 32, "view_rows": 6, "split_rows": 8, "rates": 4, "masks": 2, "steps": 4},
+    "grad": {"rows": 32, "view_rows": 6, "split_rows": 0, "rates": 4, "masks": 2, "steps": 4},
 }
 """Settings of ``decompose`` and ``recommend``."""
 OF_RESPONSES = {"dpo": {"dpo": {"pairs": 6, "repeats": 4}}, "grpo": {"grpo": {"prompts": 6, "repeats": 4}}}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from stabledllm.config.settings.data import DataSettings
 from stabledllm.config.settings.method import MethodSettings, ObjectiveSettings, PPOTSSettings
@@ -13,6 +14,12 @@ from stabledllm.config.settings.policy_noise import PolicyNoiseSettings
 from stabledllm.config.settings.preference import PairNoiseSettings
 from stabledllm.config.settings.values import MOST, PathText, Seed
 from stabledllm.config.typed import Strict
+
+
+def _none_or_4(rows: int) -> int:
+    if 0 < rows < 4:
+        raise PydanticCustomError("too_few", "expected 0, or at least 4 for an error, found {rows}", {"rows": rows})
+    return rows
 
 
 class GradientSettings(Strict):
@@ -27,7 +34,7 @@ class GradientSettings(Strict):
     """Equal cells of t; the lowest is split further."""
     masks: int = Field(2, ge=2, le=MOST)
     """Masks per row and cell; up to three times as many where t is small."""
-    split_rows: int = Field(24, ge=0, le=MOST)
+    split_rows: Annotated[int, AfterValidator(_none_or_4)] = Field(24, ge=0, le=MOST)
     """Rows, the first of ``rows``, on which A is split into how many tokens are masked, which are targets and which
     context they see; 0: none, as in blocks."""
     steps: int = Field(16, ge=4, le=MOST)

@@ -22,6 +22,14 @@ def whole(default: int, least: int, most: int = MOST) -> Any:
     return field(default=default, metadata={"check": lambda name, value: check_whole(name, value, least, most)})
 
 
+def none_or(default: int, least: int) -> Any:
+    """A field that takes 0, for nothing, or whole numbers from ``least``."""
+    return field(
+        default=default,
+        metadata={"check": lambda name, value: check_whole(name, value, least if value else 0)},
+    )
+
+
 def real(default: float, low: float, high: float, what: str) -> Any:
     """A field that takes numbers from ``low`` to ``high``, described by ``what``."""
     return field(default=default, metadata={"check": lambda name, value: _check_real(name, value, low, high, what)})
@@ -127,7 +135,7 @@ class GradientOptions(_Checked):
     """Equal cells of t; the lowest is split further."""
     masks: int = whole(2, 2)
     """Masks per row and cell; up to three times as many where t is small."""
-    split_rows: int = whole(24, 0)
+    split_rows: int = none_or(24, 4)
     """Rows, the first of ``rows``, on which A is split into how many tokens are masked, which are targets and which
     context they see; 0: none, as in blocks."""
     steps: int = whole(16, 4)
