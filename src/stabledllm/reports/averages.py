@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from stabledllm.reports import numbers as fmt
 from stabledllm.reports.labels import metric_label, place
 from stabledllm.reports.stored import number
@@ -51,10 +49,6 @@ def _table(entries: list[dict], metric: str, name: Name) -> Table:
 
 
 def _difference(versus: dict) -> str:
+    """A difference with its interval; alone where there is none."""
     span = fmt.interval(versus.get("ci_low"), versus.get("ci_high"), _PLACES)
-    difference = number(versus.get("difference"))
-    return (
-        fmt.NONE
-        if math.isnan(difference)
-        else fmt.signed(difference, _PLACES) + (f", {span}" if span != fmt.NONE else "")
-    )
+    return fmt.signed(versus.get("difference"), _PLACES) + (f", {span}" if span != fmt.NONE else "")

@@ -330,6 +330,15 @@ def test_sharding_that_hides_the_weights_is_refused(monkeypatch, tmp_path):
         watch.watch_averages(trainer, AverageSettings(ema=[0.9]), tmp_path, None)
 
 
+@pytest.mark.parametrize(("steps", "of_tail"), [(8, 5), (14, 7)])
+def test_a_tail_goes_on_or_begins_anew_under_another_number_of_steps(tmp_path, steps, of_tail):
+    settings = settings_of(tmp_path, eval_every=None, untuned=False)
+    train(settings)
+    record, _ = train(settings, steps=steps, allow_changed=["steps"])
+    assert record["averages"]["tail-0.5"]["counted"] == of_tail
+    assert record["averages"]["power-0.1"]["counted"] == steps
+
+
 KINDS = {
     "pairs": {"objective": {"kind": "dpo"}, "method": "fixedcount", "dpo": {"budget": 2, "reference": "kept"}},
     "prompts": {"objective": {"kind": "grpo"}, "grpo": {"group": 2, "rollout": {"length": 8, "steps": 2, "block": 8}}},

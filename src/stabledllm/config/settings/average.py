@@ -25,7 +25,7 @@ class AverageSettings(Strict):
     power: list[Width] = []
     """Widths of power-function averages, such as ``[0.05,0.1]``: the sd of the weights over the steps, as a share of
     all steps. From two of them ``stabledllm average`` rebuilds any other width."""
-    snapshots: int = Field(1, ge=0, le=10_000)
+    snapshots: int = Field(1, ge=0, le=1000)
     """Snapshots of the power-function averages, evenly spaced, the last one at the end, from which others are rebuilt;
     0: none."""
     on_cpu: bool = False
