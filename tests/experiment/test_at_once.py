@@ -84,7 +84,7 @@ TOLD = [
     ("method=autoregressive", "expected a method that masks tokens"),
     (
         "objective.weighting=elb",
-        "unweighted, power, cosine, found 'elb'; write objective.weighting=elbo.",
+        "unweighted, power, cosine, bell, found 'elb'; write objective.weighting=elbo.",
     ),
     ("objective.power=2", "objective.power: expected none for weighting 'elbo', found 2"),
     ("p_of_t=x.json", "key 'p_of_t': expected a method with ppots or adaptive, found 'standard'."),

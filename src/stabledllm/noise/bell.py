@@ -144,6 +144,10 @@ def check_shape(shape: float) -> None:
 
     Raises:
         UserError: for a shape outside [1, 100].
+
+    >>> check_shape(0.5)
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: bell: expected a shape from 1 to 100, found bell=0.5.
     """
     if not 1.0 <= shape <= _MOST:
         raise UserError(f"bell: expected a shape from 1 to {_MOST:g}, found bell={shape:g}.")

@@ -24,6 +24,7 @@ class Complement(Masker):
     denominator; for m = P it is ``P pi_P``, as the second view is then empty and not used. Unbiased for
     any density p of t, whose cells of width 1/P have the masses pi; under a bell they have the widths of ``counts``.
 
+    >>> from stabledllm.noise.densities import Tabulated
     >>> Complement().weighs_by(Tabulated([3.0, 2.0, 1.0, 2.0]), size=4).density.tolist()  # the mean of k and P - k
     [1.0, 1.0, 1.0, 1.0]
     """
