@@ -29,6 +29,8 @@ from stabledllm.integrations import (
 )
 from stabledllm.lab.own.lab import Lab
 from stabledllm.likelihood.bound import BoundEstimator
+from stabledllm.likelihood.duel import duel
+from stabledllm.likelihood.orders import OrderScores, log_mean, tangent
 from stabledllm.models.adapters import LoRAOptions, add_lora
 from stabledllm.models.families.annealing import Annealing
 from stabledllm.models.loading import load_model
@@ -229,6 +231,7 @@ def test_a_training_step_of_an_autoregressive_model(tmp_path):
         {"guidance": 1.0, "cache": "dual"}, {"schedule": "dream"},
         {"schedule": "origin", "order": "random", "temperature": 1.0},
         {"order": "entropy", "entropy_bound": 3.0}, {"order": "sequential"},
+        {"logits_eos_inf": True, "confidence_eos_eot_inf": True},
     ],
     ids=str,
 )  # fmt: skip
@@ -263,6 +266,20 @@ def test_decoding_in_blocks_from_left_to_right_and_of_images(tmp_path):
     wanted = ImageOptions(steps=2, guidance=1.0)
     same(lambda model, _: decode(model, PROMPTS, wanted), lambda: load_model(images, torch.float64).model.eval())
     assert MASK
+
+
+@pytest.mark.parametrize("block_size", [None, 2])
+def test_likelihoods(block_size):
+    options = DecodingOptions(length=4, steps=4, block=2, cache="prefix")
+    special = {"mask_id": tiny.MASK, "pad_id": tiny.PAD, "ends": (9, 8)}
+
+    def measured(model, _):
+        guided = OrderScores.of(model, ROWS[:3], [0, 1, 2], seed=0, guidance=0.0 if block_size else 1.0)
+        found = [guided.orders(range(2)), guided.merged(range(2), 2)]
+        found += [] if block_size else [guided.counts(range(2), 2)]
+        return duel(model, ROWS[:3], options, **special), log_mean(found[0]), tangent(found[0]), *found
+
+    same(measured, lambda: small(block_size=block_size, initializer_range=0.5))
 
 
 def lab(model) -> Lab:

@@ -117,7 +117,8 @@ class State:
         if self.options.guidance > 0:
             conditional, unconditional = logits.chunk(2)
             logits = unconditional + (1 + self.options.guidance) * (conditional - unconditional)
-        logits[:, self.banned] = -torch.inf
+        for token in self.banned:
+            logits[:, token] = -torch.inf
         return logits
 
     @property
