@@ -142,6 +142,7 @@ def mirror_diverges_at_the_high_rate(monkeypatch):
     monkeypatch.setattr(StepWatch, "before_step", before_step)
 
 
+@pytest.mark.slow
 def test_a_grid_is_run_resumed_extended_and_reported(tmp_path, mirror_diverges_at_the_high_rate, monkeypatch):
     said: list[str] = []
     settings = grid(tmp_path, [0.004, 0.002])
