@@ -41,7 +41,7 @@ def mask_tables(data: dict) -> list[Table]:
         ("class", "÷ Standard"),
         (*((label, fmt.positive(split.get(name))) for label, name in _CLASSES), ("F times the forwards", "1/F of it")),
         "At equal compute, over Standard's A + B: with exact counts, the best density of t and no noise of t. "
-        "Balanced: each token is masked equally often, as in partitionK, and views are otherwise independent; what "
+        "Balanced: each token is masked equally often, as in a partition, and views are otherwise independent; what "
         "they cost in data noise is left out. A partition has P / k views of k tokens, at that cost, and the noise of "
         "t that all rows do not share.",
     )
