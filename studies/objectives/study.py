@@ -77,9 +77,8 @@ class Study:
     def tune(self) -> None:
         """Every row at every learning rate, on seeds of their own."""
         for row in ROWS:
-            self._experiment(
-                self.folder("tune", row), row, self.size.tuning, f"learning_rates={_list(self.size.rates)}"
-            )
+            rates = f"learning_rates={_list(self.size.rates)}"
+            self._experiment(self.folder("tune", row), row, self.size.tuning, rates, *BRIEF)
 
     def rates(self) -> dict[str, dict[str, list[float]]]:
         """By row and learning rate the final NLLs; a diverged run has none."""
