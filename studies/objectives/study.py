@@ -31,7 +31,8 @@ KEPT = ("method", "seed", "learning_rate", "max_grad_norm", "status", "metrics",
         "forward_passes", "steps", "seconds")  # fmt: skip
 LIKELIHOOD = "likelihood.json"
 REHEARSAL = ("base.epochs=0.5", "base.data.train_rows=64", "base.data.validation_rows=8")
-BRIEF = ("base.average=null", "base.data.test_rows=1", "base.untuned=false")
+AVERAGES = ("base.average.ema=[0.98]", "base.average.tail=[0.25]")
+BRIEF = ("base.data.test_rows=1", "base.untuned=false")
 """Runs of which only the NLL is looked at."""
 
 
@@ -77,9 +78,8 @@ class Study:
     def tune(self) -> None:
         """Every row at every learning rate, on seeds of their own."""
         for row in ROWS:
-            self._experiment(
-                self.folder("tune", row), row, self.size.tuning, f"learning_rates={_list(self.size.rates)}"
-            )
+            rates = f"learning_rates={_list(self.size.rates)}"
+            self._experiment(self.folder("tune", row), row, self.size.tuning, rates, *BRIEF)
 
     def rates(self) -> dict[str, dict[str, list[float]]]:
         """By row and learning rate the final NLLs; a diverged run has none."""
@@ -95,7 +95,7 @@ class Study:
         tuned = self.rates()
         for row in ROWS:
             rate = best_rate(tuned[row.name])
-            more = [f"base.trainer.learning_rate={rate}", f"base.data.test_rows={self.size.rows}"]
+            more = [f"base.trainer.learning_rate={rate}", f"base.data.test_rows={self.size.rows}", *AVERAGES]
             if row == BASE:
                 more.append(f"standard_at={_list(self.size.multiples)}")
             self._experiment(self.folder("final", row), row, self.size.seeds, *more)

@@ -259,6 +259,7 @@ def here(tmp_path, monkeypatch):
     (tmp_path / "fitted.json").write_text(json.dumps(fitted))
     (tmp_path / "mymodels" / "llama").mkdir(parents=True)
     (tmp_path / "mymodels" / "llama" / "config.json").write_text("{}")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # as the command line has it: no name may be one of the hub's
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
