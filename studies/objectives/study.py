@@ -153,7 +153,10 @@ class Study:
                 found = read_json(file)
                 record["rows"][row.name] = {
                     "learning_rate": found["config"]["base"]["trainer"]["learning_rate"],
-                    "runs": [_kept(run, self._decoder_nll(row, run)) for run in found["runs"]],
+                    "runs": [
+                        _kept(run, self._decoder_nll(row, run))
+                        for run in (*found["runs"], *found.get("reference_runs", ()))
+                    ],
                 }
                 record |= {name: found[name] for name in ("versions", "device", "untuned")}
         if (file := self.out / "stability" / "results.json").is_file():
