@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import fmean
 
 from scipy import stats
-from studies.objectives.rows import BASE, LESS, RECOMMENDED, ROWS, STANDARD, Row
+from studies.objectives.rows import BASE, RECOMMENDED, ROWS, STANDARD, Row, less_noise
 
 from stabledllm.experiment.compute_saved import compute_saved
 from stabledllm.experiment.spread import paired_differences, sd_ratio, values_of
@@ -90,7 +90,7 @@ def answers(results: dict) -> list[str]:
 
 def _regulariser(results: dict, metric: str) -> str:
     pairs = {
-        objective: versus(results, Row(objective, LESS), Row(objective, STANDARD), metric)
+        objective: versus(results, less_noise(objective), Row(objective, STANDARD), metric)
         for objective in dict.fromkeys(row.objective for row in ROWS)
     }
     pairs = {name: found for name, found in pairs.items() if found}
@@ -132,7 +132,7 @@ def _saves(results: dict, metric: str) -> str:
 def _adds_up(results: dict, metric: str) -> str:
     told = []
     for objective in dict.fromkeys(row.objective for row in ROWS):
-        row, alone = Row(objective, LESS), Row(objective, STANDARD)
+        row, alone = less_noise(objective), Row(objective, STANDARD)
         own, both = versus(results, alone, BASE, metric), versus(results, row, RECOMMENDED, metric)
         if objective != "elbo" and own and both:
             told.append((objective, own, both))

@@ -151,10 +151,12 @@ class Study:
         for row in ROWS:
             if (file := self.folder("final", row) / "results.json").is_file():
                 found = read_json(file)
-                every = [*found["runs"], *found.get("reference_runs", [])]
                 record["rows"][row.name] = {
                     "learning_rate": found["config"]["base"]["trainer"]["learning_rate"],
-                    "runs": [_kept(run, self._decoder_nll(row, run)) for run in every],
+                    "runs": [
+                        _kept(run, self._decoder_nll(row, run))
+                        for run in (*found["runs"], *found.get("reference_runs", ()))
+                    ],
                 }
                 record |= {name: found[name] for name in ("versions", "device", "untuned")}
         if (file := self.out / "stability" / "results.json").is_file():
