@@ -15,8 +15,8 @@ HERE = {
     "sft-synthetic": [
         "ppots.rows=5", "ppots={rows: 5}", "ppots.check_proxy=true", "adaptive.every=3", "method_options.strata=4",
         "method_options.clip_low=0.2", "method_options.isad_delta=0.1", "method_options.mirror_below=0.5",
-        "method_options.ema_bins=5", "method_options.bell=3", "init_seed=3", "epochs=2",
-        "views_per_forward=1", "data.image.side=8",
+        "method_options.bell=3", "method_options.ema_bins=5", "init_seed=3", "epochs=2", "views_per_forward=1",
+        "data.image.side=8",
         "data.text_fields=[a]", "data.short_share=0.1", "data.annotations=remove", "data.table=html",
         "data.cache=x", "data.workers=2", "data.shuffle_buffer=5",
         "data.every_turn=true", "data.delimiters=[x]", "data.syntax=html", "image_decoding.steps=3", "clip=x",
