@@ -270,7 +270,7 @@ def _log_psi(logs: Tensor) -> Tensor:
 def effective_orders(logs: Tensor) -> Tensor:
     """Kish's effective number of K orders, the least over a response's blocks, from 1 to K; shape (B,).
 
-    >>> effective_orders(torch.tensor([[[0.5, 0.5], [1.0, 1e-9]]]).log())
-    tensor([1.0000])
+    >>> effective_orders(torch.tensor([[[0.5, 0.5], [1.0, 0.5]]]).log())
+    tensor([1.8000])
     """
     return (2 * logs.logsumexp(-1) - (2 * logs).logsumexp(-1)).exp().amin(-1)
