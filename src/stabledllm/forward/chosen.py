@@ -139,7 +139,7 @@ def further_forwards(method: Method, sampler: TSampler, size: Tensor) -> float:
     middle = (torch.arange(_GRID, dtype=torch.float64) + 0.5) / _GRID
     t = sampler.icdf(middle)
     p = method.objective.p_mask(t)
-    rho = further_ratio(p[:, None], middle[None, ::16])
+    rho = further_ratio(p[:, None], middle[None, 8::16])
     asked = []
     for P in size.unique().tolist():
         # Some token is masked, and some further one: 1 - (1-p)^P - (1-rho)^P + (1-p-rho)^P, the mean over rho.
