@@ -32,6 +32,8 @@ KEPT = ("method", "seed", "learning_rate", "max_grad_norm", "status", "metrics",
 LIKELIHOOD = "likelihood.json"
 REHEARSAL = ("base.epochs=0.5", "base.data.train_rows=64", "base.data.validation_rows=8")
 AVERAGES = ("base.average.ema=[0.98]", "base.average.tail=[0.25]")
+DECODER = ("decoding.length=40", "decoding.steps=40", "decoding.block=8", "generate_batch=96")
+"""That of the recipe, as an evaluation is told."""
 BRIEF = ("base.data.test_rows=1", "base.untuned=false")
 """Runs of which only the NLL is looked at."""
 
@@ -107,7 +109,7 @@ class Study:
                 run = self.folder("final", row) / "runs" / row.method / f"seed-{seed}"
                 if (run / "model").is_dir() and not (run / LIKELIHOOD).is_file():
                     words = ["eval", "--model", run / "model", "data.train=synthetic:hard", "likelihood.kinds=[duel]"]
-                    words += ["data.pad_response_to=40", f"data.test_rows={self.size.rows}", "beside=none"]
+                    words += ["data.pad_response_to=40", *DECODER, "--rows", self.size.rows, "beside=none"]
                     words += ["--out", run / "eval"]
                     command(*words)
                     (run / "eval" / "eval.json").rename(run / LIKELIHOOD)

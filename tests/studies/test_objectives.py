@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from studies.objectives import study
 from studies.objectives.rows import BASE, ROWS
 
+from stabledllm.config import load_recipe
 from stabledllm.runtime.files import read_json, write_json
+from tests.cli.runner import in_process
 
 DUEL = {"value": 0.25, "stderr": 0.1}
 
@@ -19,6 +22,7 @@ def small(tmp_path, monkeypatch):
 
     def evaluated(*words: object) -> None:
         assert words[0] == "eval"
+        (tmp_path / "words.json").write_text(json.dumps([*map(str, words)]))
         write_json(Path(words[words.index("--out") + 1]) / "eval.json", {"metrics": {"duel_nll": DUEL}})
 
     monkeypatch.setattr(study, "command", evaluated)
@@ -32,7 +36,7 @@ def test_a_page_is_written_before_anything_is_measured(small):
     assert page.count("Not measured yet.") > 4
 
 
-def test_the_decoder_s_likelihood_is_kept_beside_a_finished_run(small):
+def test_the_decoder_s_likelihood_is_kept_beside_a_finished_run(small, tmp_path):
     folder = small.folder("final", BASE)
     run = {"method": BASE.method, "seed": 1, "metrics": {"validation_nll": {"value": 0.1}}, "forward_passes": 8}
     base = {"trainer": {"learning_rate": 1e-3}}
@@ -44,3 +48,11 @@ def test_the_decoder_s_likelihood_is_kept_beside_a_finished_run(small):
     (kept,) = read_json(small.out / "page" / "results.json")["rows"][BASE.name]["runs"]
     assert kept["metrics"] == run["metrics"] | {"duel_nll": DUEL}
     assert kept["forward_passes"] == 8
+    words = json.loads((tmp_path / "words.json").read_text())
+    words[words.index("--model") + 1] = "tiny"
+    told = in_process(*words, "--dry-run", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert "does nothing" not in told.stdout + told.stderr
+    assert "at most 4 of synthetic:hard" in told.stdout
+    decoding = load_recipe(str(study.RECIPE)).base.decoding
+    assert {f"decoding.{key}={getattr(decoding, key)}" for key in ("length", "steps", "block")} < set(words)
