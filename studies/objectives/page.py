@@ -10,7 +10,18 @@ import shutil
 from pathlib import Path
 from statistics import fmean, stdev
 
-from studies.objectives.answers import AVERAGED, METRICS, all_versus, answers, averages, runs_of, saved, spread, values
+from studies.objectives.answers import (
+    AVERAGED,
+    METRICS,
+    all_versus,
+    answers,
+    averages,
+    diverged,
+    runs_of,
+    saved,
+    spread,
+    values,
+)
 from studies.objectives.rows import BASE, ROWS
 
 from stabledllm.experiment.summary import t_interval
@@ -74,9 +85,16 @@ def blocks(results: dict) -> dict[str, str]:
 def status(results: dict) -> str:
     """What is finished: figures of an unfinished study are not final."""
     done = [row for row in ROWS if row.name in results["rows"]]
-    seeds = {len(values(results, row, "validation_nll")) for row in done}
-    told = f"{len(done)} of {len(ROWS)} rows, {min(seeds, default=0)} to {max(seeds, default=0)} seeds each"
-    stable = "finished" if results["stability"] else "not measured yet"
+    seeds = {sum(run["method"] == row.name for run in runs_of(results)) for row in done}
+    told = f"{len(done)} of {len(ROWS)} rows, {min(seeds, default=0)} to {max(seeds, default=0)}"
+    told += f" of {results['seeds']} seeds each"
+    if many := sum(map(len, diverged(results).values())):
+        told += f", of which {many} diverged and are left out of means, differences and sds"
+    stable = "not measured yet"
+    if results["stability"]:
+        runs = results["stability"]["status"]
+        whole = runs["finished"] == runs["planned"]
+        stable = "finished" if whole else f"at {runs['finished']} of {runs['planned']} runs"
     where = f" Made on: {results['device']}." if results.get("device") else ""
     return f"**Measured: {told}; the grid of learning rates is {stable}.**{where}"
 
@@ -92,13 +110,14 @@ def rows_table(results: dict) -> str:
         "|---" * 11 + "|",
     ]
     for row in ROWS:
-        own = values(results, row, "validation_nll")
-        if not own:
+        own, lost = values(results, row, "validation_nll"), diverged(results).get(row.name, [])
+        if not own and not lost:
             continue
         versus = {metric: differences[metric].get(row.name) for metric in METRICS}
         against = versus["validation_nll"]
         cells = [
-            f"`{row.name}`", f"{results['rows'][row.name]['learning_rate']:g}", str(len(own)), _mean(own, 4),
+            f"`{row.name}`", f"{results['rows'][row.name]['learning_rate']:g}",
+            f"{len(own)}{f', {len(lost)} diverged' if lost else ''}", _mean(own, 4),
             _difference(against), f"{against['p_holm']:.2g}" if against else "", shares.get(row.name, ""),
             _difference(versus["duel_nll"]), _mean(values(results, row, "accuracy"), 3),
             _difference(versus["accuracy"], 3), _ratio(spread(results, row, "validation_nll")) if row != BASE else "1",

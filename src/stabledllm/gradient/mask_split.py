@@ -46,8 +46,8 @@ class MaskSplit:
     share_of_targets: Estimate
     share_of_context: Estimate
     least_one_view: Estimate
-    """Least noise at equal compute over Standard's of one view a row: exact counts, any source of t, one density for all
-    rows."""
+    """Least noise at equal compute over Standard's of one view a row: exact counts, any source of t, one density for
+    all rows."""
     least_balanced: Estimate
     """The same of views that mask all tokens equally often and are otherwise independent. Both leave out all noise of t
     and what views of one row cost in data noise. Where few rows are measured they are somewhat low, as floors are."""

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 import yaml
 
 from stabledllm.errors import UserError
-from stabledllm.likelihood.compared import MeasuredNoise, holm
+from stabledllm.likelihood.compared import MeasuredNoise
 from stabledllm.noise.of_parts import OfParts
+from stabledllm.stats.holm import holm
 
 LEVEL = 0.05
 """Of all comparisons with Standard together."""
