@@ -10,8 +10,8 @@ from studies.objectives.rows import BASE, RECOMMENDED, ROWS, STANDARD, Row, less
 from stabledllm.experiment.compute_saved import compute_saved
 from stabledllm.experiment.spread import paired_differences, sd_ratio, values_of
 from stabledllm.experiment.summary import paired
+from stabledllm.likelihood.holm import holm
 from stabledllm.reports.saved import in_words
-from stabledllm.stats.holm import holm
 
 METRICS = {"validation_nll": "bound", "duel_nll": "decoder's NLL", "accuracy": "accuracy"}
 LEVEL = 0.05

@@ -21,6 +21,7 @@ from stabledllm.data.sources import load_examples
 from stabledllm.lab.measure.options import ProbeOptions
 from stabledllm.lab.noise_advice import LEVEL
 from stabledllm.lab.pair_density import PairProbe, pairs_in
+from stabledllm.likelihood.holm import holm
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method
@@ -31,7 +32,6 @@ from stabledllm.preference.noise import Candidate, PairNoise, measure_pairs
 from stabledllm.reports import numbers as fmt
 from stabledllm.runtime.files import read_json, write_json
 from stabledllm.runtime.provenance import versions
-from stabledllm.stats.holm import holm
 from stabledllm.training.run import train
 
 HERE = Path(__file__).parent

@@ -9,8 +9,8 @@ import torch
 from scipy import stats
 
 from stabledllm.likelihood.compared import MeasuredNoise, of_positive_ratio, over_items, p_below_zero
+from stabledllm.likelihood.holm import holm
 from stabledllm.stats.estimate import Estimate
-from stabledllm.stats.holm import holm
 
 
 @dataclass(frozen=True)

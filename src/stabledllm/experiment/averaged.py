@@ -7,8 +7,8 @@ from statistics import mean, stdev
 
 from stabledllm.experiment.spread import sd_interval, sd_ratio, values_of
 from stabledllm.experiment.summary import paired, t_interval
+from stabledllm.likelihood.holm import holm
 from stabledllm.reports.labels import LOWER_IS_BETTER
-from stabledllm.stats.holm import holm
 
 
 def summarise_averages(runs: Sequence[dict]) -> list[dict]:

@@ -13,8 +13,8 @@ import yaml
 
 from stabledllm.errors import UserError
 from stabledllm.likelihood.compared import MeasuredNoise
+from stabledllm.likelihood.holm import holm
 from stabledllm.noise.of_parts import OfParts
-from stabledllm.stats.holm import holm
 
 LEVEL = 0.05
 """Of all comparisons with Standard together."""
