@@ -10,7 +10,7 @@ from studies.objectives.rows import BASE, RECOMMENDED, ROWS, STANDARD, Row, less
 from stabledllm.experiment.compute_saved import compute_saved
 from stabledllm.experiment.spread import paired_differences, sd_ratio, values_of
 from stabledllm.experiment.summary import paired
-from stabledllm.likelihood.compared import holm
+from stabledllm.likelihood.holm import holm
 from stabledllm.reports.saved import in_words
 
 METRICS = {"validation_nll": "bound", "duel_nll": "decoder's NLL", "accuracy": "accuracy"}
@@ -28,6 +28,15 @@ def runs_of(results: dict) -> list[dict]:
     ]
 
 
+def diverged(results: dict) -> dict[str, list[int]]:
+    """The seeds of the runs that diverged, by row; they have no final metric."""
+    found: dict[str, list[int]] = {}
+    for run in runs_of(results):
+        if run.get("status") == "diverged":
+            found.setdefault(run["method"], []).append(run["seed"])
+    return found
+
+
 def values(results: dict, row: Row, metric: str) -> dict[int, float]:
     """A row's final metric by seed, if finished; ``averaged_nll`` is that of its best average of the weights."""
     if metric != AVERAGED:
@@ -37,11 +46,13 @@ def values(results: dict, row: Row, metric: str) -> dict[int, float]:
 
 
 def averages(runs: list[dict]) -> dict[str, dict[int, float]]:
-    """The final bound by the name of the average of weights, then by seed."""
+    """The final bound by the name of the average of weights, then by seed, of the runs of one row."""
     found: dict[str, dict[int, float]] = {}
     for run in runs:
         for name, record in (run.get("averages") or {}).items():
-            found.setdefault(name, {})[run["seed"]] = record["metrics"]["validation_nll"]["value"]
+            own = values_of([run | {"metrics": record["metrics"]}], run["method"], "validation_nll")
+            if own:
+                found.setdefault(name, {}).update(own)
     return found
 
 
@@ -119,8 +130,7 @@ def _saves(results: dict, metric: str) -> str:
     against = {name: found for name, found in against.items() if found and name in shares}
     if less is None or not against:
         return "Not measured yet."
-    corrected = dict(zip(against, holm([found["p"] for found in against.values()]), strict=True))
-    better = [n for n, found in against.items() if found["difference"] < 0 and corrected[n] < LEVEL]
+    better = [[*against][i] for i in _surely_lower([*against.values()])]
     told = "; ".join(f"`{name}` {shares[name]}" for name in against)
     verdict = f"Yes: {_names(better)}" if better else "No: none ends surely lower than the bound with less noise"
     return (
@@ -138,26 +148,56 @@ def _adds_up(results: dict, metric: str) -> str:
             told.append((objective, own, both))
     if not told:
         return "Not measured yet."
-    gains = [objective for objective, own, _ in told if own["ci_high"] < 0]
-    kept = [objective for objective, own, both in told if own["ci_high"] < 0 and both["ci_high"] < 0]
+    alone, added = ([found[which] for found in told] for which in (1, 2))
+    gains = [told[i][0] for i in _surely_lower(alone)]
+    kept = [told[i][0] for i in _surely_lower(added) if told[i][0] in gains]
     each = "; ".join(
         f"`{name}` {_difference(own)} with its own noise, {_difference(both)} with less" for name, own, both in told
     )
     if not gains:
-        return f"There is nothing to add: no objective ends below the bound's where both have Standard's noise. {each}."
+        return f"There is nothing to add: no objective ends surely below the bound with Standard's noise. {each}."
     still = _names(kept) if kept else "none"
-    return f"Of {_names(gains)}, which gain alone, {still} gain as surely with less noise. {each}."
+    return (
+        f"Of {_names(gains)}, surely lower than the bound with Standard's noise, {still} with less noise too (paired t "
+        f"tests, Holm over {len(told)} each). {each}."
+    )
 
 
 def _spread(results: dict) -> str:
-    ratios = {row.name: found for row in ROWS if row != BASE and (found := spread(results, row, "validation_nll"))}
+    ratios = {row: found for row in ROWS if row != BASE and (found := spread(results, row, "validation_nll"))}
     if not ratios:
         return "Not measured yet."
-    sure = [name for name, found in ratios.items() if found["ci_high"] < 1 or found["ci_low"] > 1]
-    told = "; ".join(f"`{name}` {_ratio(found)}" for name, found in ratios.items())
-    verdict = f"Without correction for {len(ratios)} rows: {_names(sure)}" if sure else "No row's differs surely"
-    rates = _spread_over_rates(results)
-    return f"{verdict}. The sd of the final bound over seeds, over Standard's: {told}.{rates}"
+    p = dict(zip(ratios, holm([_p_of_spread(results, row) for row in ratios]), strict=True))
+    usual = results["rows"][BASE.name]["learning_rate"]
+    rate = {row: results["rows"][row.name]["learning_rate"] for row in ratios}
+    sure = [row.name for row in ratios if p[row] < LEVEL and rate[row] == usual]
+    other = [row.name for row in ratios if p[row] < LEVEL and rate[row] != usual]
+    verdict = f"Yes: {_names(sure)}" if sure else f"There is no sign of it: no row's differs surely at {usual:g}"
+    more = f"; {_names(other)} differ, at learning rates of their own" if other else ""
+    told = "; ".join(
+        f"`{row.name}` {_ratio(found)}{'' if rate[row] == usual else f' at {rate[row]:g}'}"
+        for row, found in ratios.items()
+    )
+    return (
+        f"{verdict}{more} (Pitman and Morgan's test, Holm over {len(ratios)}). The sd of the final bound over seeds, "
+        f"over Standard's at {usual:g}: {told}.{_spread_over_rates(results)}"
+    )
+
+
+def _p_of_spread(results: dict, row: Row) -> float:
+    """The p value of equal sds over common seeds, by Pitman and Morgan: sum and difference are then uncorrelated."""
+    mine, theirs = (values(results, one, "validation_nll") for one in (row, BASE))
+    seeds = [seed for seed in mine if seed in theirs]
+    sums, differences = ([mine[seed] + sign * theirs[seed] for seed in seeds] for sign in (1, -1))
+    if len(set(differences)) < 2:
+        return 1.0
+    return float(stats.pearsonr(sums, differences).pvalue)
+
+
+def _surely_lower(found: list[dict]) -> list[int]:
+    """The places of the differences below 0 that stay so after Holm's correction."""
+    corrected = holm([each["p"] for each in found])
+    return [i for i, each in enumerate(found) if each["difference"] < 0 and corrected[i] < LEVEL]
 
 
 def _spread_over_rates(results: dict) -> str:

@@ -10,7 +10,18 @@ import shutil
 from pathlib import Path
 from statistics import fmean, stdev
 
-from studies.objectives.answers import AVERAGED, METRICS, all_versus, answers, averages, runs_of, saved, spread, values
+from studies.objectives.answers import (
+    AVERAGED,
+    METRICS,
+    all_versus,
+    answers,
+    averages,
+    diverged,
+    runs_of,
+    saved,
+    spread,
+    values,
+)
 from studies.objectives.rows import BASE, ROWS
 
 from stabledllm.experiment.summary import t_interval
@@ -23,6 +34,8 @@ from stabledllm.runtime.files import read_json, write_text
 
 HERE = Path(__file__).parent
 PAGE, RESULTS = "README.md", "results.json"
+SAVED = ("What each row needs of Standard's forwards", "compute_saved.png")
+RATES = ("The final bound over the learning rate", "rates.png")
 QUESTIONS = (
     "Is noise a regulariser here?",
     "Does any objective save more compute than less noise does?",
@@ -36,7 +49,7 @@ def write_page(folder: Path = HERE) -> None:
     if not (folder / PAGE).is_file():
         shutil.copy(HERE / PAGE, folder / PAGE)
     results = read_json(folder / RESULTS)
-    figures = {"compute_saved.png": _saved_figure(results), "rates.png": rate_curves(results["stability"] or {})}
+    figures = {SAVED[1]: _saved_figure(results), RATES[1]: rate_curves(results["stability"] or {})}
     for name, figure in figures.items():
         if figure is not None:
             style.save(figure, folder / name, "png")
@@ -56,6 +69,11 @@ def _saved_figure(results: dict):
     return compute_saved(entry) if entry else None
 
 
+def _picture(drawn: object, words: str, file: str) -> str:
+    """The line that shows a picture, where something is drawn."""
+    return f"\n\n![{words}]({file})" if drawn else ""
+
+
 def blocks(results: dict) -> dict[str, str]:
     """Every block of the page by its name."""
     return {
@@ -64,9 +82,9 @@ def blocks(results: dict) -> dict[str, str]:
             f"{number}. **{question}** {answer}"
             for number, (question, answer) in enumerate(zip(QUESTIONS, answers(results), strict=True), 1)
         ),
-        "rows": rows_table(results),
+        "rows": rows_table(results) + _picture(saved(results, "validation_nll"), *SAVED),
         "averages": averages_table(results),
-        "stability": stability_table(results),
+        "stability": stability_table(results) + _picture(results["stability"], *RATES),
         "tuning": tuning_table(results),
     }
 
@@ -74,9 +92,16 @@ def blocks(results: dict) -> dict[str, str]:
 def status(results: dict) -> str:
     """What is finished: figures of an unfinished study are not final."""
     done = [row for row in ROWS if row.name in results["rows"]]
-    seeds = {len(values(results, row, "validation_nll")) for row in done}
-    told = f"{len(done)} of {len(ROWS)} rows, {min(seeds, default=0)} to {max(seeds, default=0)} seeds each"
-    stable = "finished" if results["stability"] else "not measured yet"
+    seeds = {sum(run["method"] == row.name for run in runs_of(results)) for row in done}
+    told = f"{len(done)} of {len(ROWS)} rows, {min(seeds, default=0)} to {max(seeds, default=0)}"
+    told += f" of {results['seeds']} seeds each"
+    if many := sum(map(len, diverged(results).values())):
+        told += f", of which {many} diverged and are left out of means, differences and sds"
+    stable = "not measured yet"
+    if results["stability"]:
+        runs = results["stability"]["status"]
+        whole = runs["finished"] == runs["planned"]
+        stable = "finished" if whole else f"at {runs['finished']} of {runs['planned']} runs"
     where = f" Made on: {results['device']}." if results.get("device") else ""
     return f"**Measured: {told}; the grid of learning rates is {stable}.**{where}"
 
@@ -92,13 +117,14 @@ def rows_table(results: dict) -> str:
         "|---" * 11 + "|",
     ]
     for row in ROWS:
-        own = values(results, row, "validation_nll")
-        if not own:
+        own, lost = values(results, row, "validation_nll"), diverged(results).get(row.name, [])
+        if not own and not lost:
             continue
         versus = {metric: differences[metric].get(row.name) for metric in METRICS}
         against = versus["validation_nll"]
         cells = [
-            f"`{row.name}`", f"{results['rows'][row.name]['learning_rate']:g}", str(len(own)), _mean(own, 4),
+            f"`{row.name}`", f"{results['rows'][row.name]['learning_rate']:g}",
+            f"{len(own)}{f', {len(lost)} diverged' if lost else ''}", _mean(own, 4),
             _difference(against), f"{against['p_holm']:.2g}" if against else "", shares.get(row.name, ""),
             _difference(versus["duel_nll"]), _mean(values(results, row, "accuracy"), 3),
             _difference(versus["accuracy"], 3), _ratio(spread(results, row, "validation_nll")) if row != BASE else "1",

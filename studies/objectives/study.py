@@ -1,6 +1,6 @@
 """Which objective, which noise, which likelihood: every objective with its own noise and with less, at equal compute.
 
-    python -m studies.objectives.study                    everything, resumable; some 6 hours of one idle core
+    python -m studies.objectives.study                    everything, resumable; some 600 runs of a minute
     python -m studies.objectives.study --only tune        one part: tune, final, likelihood, stability or page
     python -m studies.objectives.study --jobs 2           so many training runs at the same time
     python -m studies.objectives.study --rehearse         every part with two seeds of two steps, in --out alone
@@ -94,13 +94,19 @@ class Study:
 
     def final(self) -> None:
         """Every row at its best learning rate, with every seed; Standard at other budgets too."""
-        tuned = self.rates()
+        tuned, many = self.rates(), len(self.size.rates) * len(self.size.tuning)
         for row in ROWS:
+            if self._runs_of_tuning(row) < many:
+                raise SystemExit(f"row '{row.name}': expected {many} runs of its tuning; make --only tune first")
             rate = best_rate(tuned[row.name])
             more = [f"base.trainer.learning_rate={rate}", f"base.data.test_rows={self.size.rows}", *AVERAGES]
             if row == BASE:
                 more.append(f"standard_at={_list(self.size.multiples)}")
             self._experiment(self.folder("final", row), row, self.size.seeds, *more)
+
+    def _runs_of_tuning(self, row: Row) -> int:
+        file = self.folder("tune", row) / "results.json"
+        return len(read_json(file)["runs"]) if file.is_file() else 0
 
     def likelihood(self) -> None:
         """The exact likelihood of test rows under the decoder, of every row's runs."""
@@ -151,7 +157,7 @@ class Study:
 
     def gathered(self) -> dict:
         """The content of results.json, of what is finished."""
-        record: dict = {"rates": self.rates(), "rows": {}, "stability": None}
+        record: dict = {"seeds": len(self.size.seeds), "rates": self.rates(), "rows": {}, "stability": None}
         for row in ROWS:
             if (file := self.folder("final", row) / "results.json").is_file():
                 found = read_json(file)
@@ -165,7 +171,8 @@ class Study:
                 record |= {name: found[name] for name in ("versions", "device", "untuned")}
         if (file := self.out / "stability" / "results.json").is_file():
             found = read_json(file)
-            record["stability"] = {"rates": found["rates"], "runs": [_kept(run) for run in found["runs"]]}
+            kept = [_kept(run) for run in found["runs"]]
+            record["stability"] = {"status": found["status"], "rates": found["rates"], "runs": kept}
         return record
 
     def _decoder_nll(self, row: Row, run: dict) -> dict | None:
@@ -179,9 +186,15 @@ def nlls_at(runs: Sequence[dict], method: str, rate: float) -> list[float]:
 
 
 def best_rate(found: dict[str, list[float]]) -> str:
-    """The learning rate with the least mean NLL among those at which the most runs ended; the lowest such."""
-    most = max(len(nlls) for nlls in found.values())
-    return min((rate for rate in found if len(found[rate]) == most), key=lambda rate: fmean(found[rate]))
+    """The learning rate with the least mean NLL among those at which the most runs ended; the lowest such.
+
+    Raises:
+        ValueError: no run ended at any rate.
+    """
+    most = max(map(len, found.values()), default=0)
+    if not most:
+        raise ValueError(f"expected a learning rate at which a run ended, found none among {', '.join(found)}")
+    return min((rate for rate in found if len(found[rate]) == most), key=lambda r: (fmean(found[r]), float(r)))
 
 
 def _list(values: Iterable[object]) -> str:

@@ -21,7 +21,7 @@ from stabledllm.data.sources import load_examples
 from stabledllm.lab.measure.options import ProbeOptions
 from stabledllm.lab.noise_advice import LEVEL
 from stabledllm.lab.pair_density import PairProbe, pairs_in
-from stabledllm.likelihood.compared import holm
+from stabledllm.likelihood.holm import holm
 from stabledllm.models.loading import LoadedModel, load_model
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method

@@ -280,3 +280,15 @@ def _without_its_error(curve: list[Budget], values: dict[int, float], truth: flo
 def holds(reading, truth: float) -> bool:
     low, high = reading.ends
     return (low is None or low <= truth) and (high is None or truth <= high)
+
+
+def test_a_flat_standard_that_ends_where_the_method_does_tells_no_share():
+    """As with an accuracy of 0 in every run: any share would do."""
+    flat = curve_of(np.zeros((5, 2)))
+    found = read_off(flat, {0: 0.0, 1: 0.0}, OWN, lower=False)
+    assert (found.value, found.side, found.ends) == (None, "inside", None)
+    assert in_words(found.as_dict()) == "not told"
+    assert wall_time(found.as_dict(), {"value": 1.0, "ci_low": None, "ci_high": None}) is None
+    better = read_off(flat, {0: 0.1, 1: 0.1}, OWN, lower=False)
+    assert (better.value, better.side) == (None, "less")
+    assert in_words(read_off(flat, {0: -0.1, 1: -0.1}, OWN, lower=False).as_dict()) == "more than 1.33 (no interval)"

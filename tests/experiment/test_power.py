@@ -10,8 +10,9 @@ from scipy import stats
 
 from stabledllm.errors import UserError
 from stabledllm.experiment.power import power, sd_of_differences, seeds_from_runs, seeds_needed
-from stabledllm.experiment.statements import holm, sd_ratio_needed, statements
+from stabledllm.experiment.statements import sd_ratio_needed, statements
 from stabledllm.experiment.summary import summarise
+from stabledllm.likelihood.holm import holm
 from tests.checks.statistics import assert_mean
 from tests.cli.runner import assert_refused, in_process
 

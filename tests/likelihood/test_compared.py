@@ -8,7 +8,8 @@ import pytest
 import torch
 from scipy import stats
 
-from stabledllm.likelihood.compared import MeasuredNoise, holm, of_positive_ratio, over_items, p_below_zero
+from stabledllm.likelihood.compared import MeasuredNoise, of_positive_ratio, over_items, p_below_zero
+from stabledllm.likelihood.holm import holm
 from stabledllm.stats.estimate import Estimate
 
 

@@ -73,6 +73,29 @@ def test_the_tables_of_every_rate(results):
     assert table(results, "Outlier steps").rows[0][1:] == ("0", "0", "0", "3.5", "3.5")
 
 
+def test_a_standard_that_always_diverged_at_a_rate_differs_from_nothing_there(results):
+    lost = json.loads(json.dumps(results))
+    point = lost["rates"]["curves"][0]["points"][4]
+    point |= {"mean": None, "sd": None, "lowest": None, "highest": None, "n_diverged": point["n"]}
+    versus = next(
+        one for one in rate_tables(lost) if one.title.startswith("Validation NLL (nats per token) vs Standard")
+    )
+    assert versus.rows[0] == ("standard, clipped at 1", "0", "0", "0", "0", "–")
+
+
+def test_rates_that_are_close_are_written_aslant(results):
+    def angle(rates: list[float]) -> float:
+        record = results["rates"] | {"learning_rates": rates}
+        curves = [
+            one | {"points": [p | {"learning_rate": r} for p, r in zip(one["points"], rates, strict=True)]}
+            for one in record["curves"]
+        ]
+        return figures.rate_curves({"rates": record | {"curves": curves}}).axes[0].get_xticklabels()[0].get_rotation()
+
+    assert angle(RATES) == 0
+    assert angle([0.0005, 0.001, 0.0011, 0.004, 0.008]) == 45
+
+
 def test_all_is_printed_once_and_no_mean_is_over_rates(results):
     text = "\n".join(experiment_text(results))
     assert text.count("by learning rate\n") == 3

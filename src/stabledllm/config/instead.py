@@ -103,6 +103,8 @@ def instead_of_value(key: str, value: Any, annotation: Any, kind: type[BaseModel
     if len(begun := [one for one in _names(arms) if text and one.startswith(text.lower())]) == 1:
         return f"; write {key}={begun[0]}"
     if isinstance(value, Written) and any(get_origin(arm) is list for arm in arms) and text[:1] not in ("", "["):
+        if value.null:
+            return f"; write {key}=[] for none" if _may_be_empty(kind, key.split(".")) else ""
         return f"; write {key}=[{', '.join(_items(text))}]"
     if (name := OF_GROUPS.get(key.removeprefix("base."))) and (name != "length" or text.isdigit()):
         value = {"true": "16", "yes": "16", "on": "16"}.get(text.lower(), text)
@@ -244,3 +246,13 @@ def _places(kind: type[BaseModel], above: str = "") -> Iterator[tuple[str, Any]]
         for arm in (field.annotation, *get_args(field.annotation)):
             if isinstance(arm, type) and issubclass(arm, BaseModel):
                 yield from _places(arm, f"{above}{name}.")
+
+
+def _may_be_empty(kind: type[BaseModel], path: list[str]) -> bool:
+    """Whether the list under a key may have no item."""
+    field, *below = path
+    if (found := kind.model_fields.get(field)) is None:
+        return False
+    if not below:
+        return not any(getattr(one, "min_length", None) for one in found.metadata)
+    return any(_may_be_empty(arm, below) for arm in arms_of(found.annotation) if hasattr(arm, "model_fields"))

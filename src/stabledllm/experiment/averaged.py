@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 
 from stabledllm.experiment.spread import sd_interval, sd_ratio, values_of
-from stabledllm.experiment.statements import holm
 from stabledllm.experiment.summary import paired, t_interval
+from stabledllm.likelihood.holm import holm
 from stabledllm.reports.labels import LOWER_IS_BETTER
 
 

@@ -61,7 +61,7 @@ class Reading:
     most: float
     """The largest, at the shortest."""
     value: float | None
-    """The share; None where it lies beyond the budgets."""
+    """The share; None where it lies beyond the budgets, or where Standard's curve is flat at the method's mean."""
     side: str
     """``inside``, or ``less`` or ``more`` where it lies below ``least`` or above ``most``."""
     ends: tuple[float | None, float | None] | None
@@ -100,7 +100,7 @@ def read_off(curve: Sequence[Budget], values: Mapping[int, float], forwards: flo
         least=forwards / curve[-1].forwards,
         most=forwards / curve[0].forwards,
         value=share(at) if math.isfinite(at) else None,
-        side="inside" if math.isfinite(at) else "less" if at > 0 else "more",
+        side="less" if at == math.inf else "more" if at == -math.inf else "inside",
         ends=None if ends is None else (share(ends[1]), share(ends[0])),
     )
 
@@ -121,10 +121,15 @@ def falling(means: Sequence[float]) -> np.ndarray:
 
 
 def _crossing(logs: np.ndarray, worse: np.ndarray) -> float:
-    """The log forwards at which the line through Standard's means, held to fall, has the method's; else infinite."""
+    """The log forwards at which the line through Standard's means, held to fall, has the method's.
+
+    It is infinite where the line does not reach it, and NaN where it has it at every budget, which tells none.
+    """
     line = falling(worse)
     if line[0] < 0 or line[-1] > 0:
         return -math.inf if line[0] < 0 else math.inf
+    if line[0] == line[-1]:
+        return math.nan
     return float(np.interp(0.0, -line, logs))
 
 

@@ -12,20 +12,6 @@ from stabledllm.experiment.spread import paired_differences, share_interval, val
 from stabledllm.reports.labels import metric_name
 
 
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """The p values of several comparisons, adjusted so that the chance of any false finding stays at the level.
-
-    Source: Holm (1979). None stays None and is not counted as a comparison.
-    """
-    order = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
-    out: list[float | None] = [None] * len(p_values)
-    least = 0.0
-    for place, (p, i) in enumerate(order):
-        least = max(least, min(1.0, (len(order) - place) * p))
-        out[i] = least
-    return out
-
-
 def sd_ratio_needed(seeds: int) -> float:
     """The smallest ratio of two sds, each over ``seeds`` seeds, that a two-sided F test at 5 % tells from 1."""
     return math.sqrt(float(special.fdtri(seeds - 1, seeds - 1, 0.975)))

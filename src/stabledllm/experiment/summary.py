@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from scipy import special  # scipy.stats would take a second to import
 
 from stabledllm.experiment.spread import paired_differences, sd_interval, sd_ratio, share_interval, values_of
-from stabledllm.experiment.statements import holm
+from stabledllm.likelihood.holm import holm
 from stabledllm.reports.labels import LOWER_IS_BETTER
 from stabledllm.stats.estimate import student
 

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 import yaml
 
 from stabledllm.errors import UserError
-from stabledllm.likelihood.compared import MeasuredNoise, holm
+from stabledllm.likelihood.compared import MeasuredNoise
+from stabledllm.likelihood.holm import holm
 from stabledllm.noise.of_parts import OfParts
 
 LEVEL = 0.05

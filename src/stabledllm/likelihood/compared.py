@@ -108,18 +108,3 @@ def p_below_zero(difference: Estimate) -> float:
     if not (difference.value < 0 and difference.stderr > 0):
         return 1.0
     return 2 * float(special.stdtr(difference.n - 1, difference.value / difference.stderr))
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's correction of the p values of several comparisons: what remains below 0.05 holds for all at once.
-
-    The least of K is multiplied by K, the next by K - 1 and so on, and none becomes less than one before it.
-
-    >>> holm([0.04, 0.01, 0.03])
-    [0.06, 0.03, 0.06]
-    """
-    out, least = [0.0] * len(p), 0.0
-    for place, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
-        least = max(least, min(1.0, (len(p) - place) * p[i]))
-        out[i] = least
-    return out

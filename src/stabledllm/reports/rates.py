@@ -111,7 +111,7 @@ def _mean_at(results: dict, metric: str, curve: dict, point: dict) -> str:
 
 def _versus_at(results: dict, metric: str, curve: dict, point: dict) -> str:
     if curve["method"] == "standard":
-        return "0"
+        return fmt.NONE if point.get("mean") is None else "0"
     versus = _entry(results, metric, curve, point).get("versus_standard") or {}
     return fmt.with_interval(*(versus.get(key) for key in ("difference", "ci_low", "ci_high")), sign=True)
 

@@ -32,6 +32,8 @@ def in_words(share: dict) -> str:
     """
     low, high = number(share.get("ci_low")), number(share.get("ci_high"))
     least, most = (f"{word} {_two(share.get(end))}" for word, end in (("less than", "least"), ("more than", "most")))
+    if not share.get("known") and share.get("side") == "inside" and math.isnan(number(share.get("value"))):
+        return "not told"  # Standard ends there at every budget
     if not share.get("known"):
         return {"less": least, "more": most}.get(share.get("side"), _two(share.get("value"))) + " (no interval)"
     if math.isnan(low) and math.isnan(high):

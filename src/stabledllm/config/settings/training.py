@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainSerializer, field_validator, model_validator
 
@@ -18,6 +18,7 @@ from stabledllm.config.settings.values import MOST, Name, PathText, Seed
 from stabledllm.config.trainer_keys import TrainerSettings
 from stabledllm.config.twice import refuse_equal_methods, refuse_equal_numbers
 from stabledllm.config.typed import Strict
+from stabledllm.config.written import Written
 
 GivenTrainerSettings = Annotated[
     TrainerSettings,
@@ -121,6 +122,12 @@ class TrainSettings(ModelSettings):
     from its last checkpoint; any other difference is refused."""
     out: PathText = "runs/train"
     """Folder of the run."""
+
+    @field_validator("average", mode="before")
+    @classmethod
+    def _no_average(cls, value: Any) -> Any:
+        """``null`` switches off what a recipe asks for, as with ``lora``."""
+        return {} if value is None or (isinstance(value, Written) and value.null and value) else value
 
     @model_validator(mode="after")
     def _of_its_kind(self) -> TrainSettings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -42,7 +43,7 @@ def rate_curves(results: dict) -> Figure | None:
                 _bar(axes, curve, low - (place + 0.5) * row)
                 _crosses(axes, curve, top + place * row)
         axes.set_xscale("log")
-        axes.set_xticks(rates, [exact(rate) for rate in rates], rotation=0 if len(rates) < 7 else 45)
+        axes.set_xticks(rates, [exact(rate) for rate in rates], rotation=45 if _are_close(rates) else 0)
         axes.minorticks_off()
         axes.set_xlim(min(rates) / 1.25, max(rates) * 1.25)
         axes.set_ylim(low - (len(methods) + 1.5) * row, ceiling)
@@ -55,6 +56,12 @@ def rate_curves(results: dict) -> Figure | None:
     handles = {text: handle for axes in panels for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=2)
     return figure
+
+
+def _are_close(rates: list[float]) -> bool:
+    """Whether rates stand so close on the axis that their numbers would overlap."""
+    logs = sorted(math.log(rate) for rate in rates)
+    return any(after - before < (logs[-1] - logs[0]) / 6.5 for before, after in pairwise(logs))
 
 
 def _span(curves: list[dict]) -> tuple[float, float]:
