@@ -14,7 +14,6 @@ from stabledllm.noise.parts import AUTOREGRESSIVE, FOLLOWED, STANDARD
 from stabledllm.noise.weightings import power_of
 
 if TYPE_CHECKING:
-    from stabledllm.config.settings import ObjectiveSettings
     from stabledllm.noise.methods import Method
     from stabledllm.noise.objective import Objective
 
@@ -140,8 +139,11 @@ def check_finite_variance(method: Method, what: str) -> None:
         _refuse_unbounded(method.objective, method.name, what)
 
 
-def check_measured(objective: Objective | ObjectiveSettings, gradient: bool) -> None:
-    """Refuse an objective of which ``decompose`` cannot measure Standard's noise; takes its settings, too.
+def check_measured(objective: Objective, gradient: bool) -> None:
+    """Refuse an objective of which ``decompose`` cannot measure Standard's noise.
+
+    Args:
+        objective: or its settings.
 
     Raises:
         UserError: an infinite variance; or the gradient's noise under ``cosine``, in a window or bell, or of weighed or
@@ -166,7 +168,7 @@ def check_measured(objective: Objective | ObjectiveSettings, gradient: bool) -> 
         _refuse_unbounded(objective, STANDARD, "decompose")
 
 
-def _refuse_unbounded(objective: Objective | ObjectiveSettings, method: str, what: str) -> None:
+def _refuse_unbounded(objective: Objective, method: str, what: str) -> None:
     low, bell = (objective.window or (0.0, 1.0))[0], objective.bell or (1.0, 1.0)
     unbounded = low == 0 and objective.eps == 0 and power_of(objective.weighting, objective.power) == 0
     if unbounded and bell[0] == 1:  # under a bell of a > 1 t has no mass at 0
