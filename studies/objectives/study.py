@@ -3,7 +3,7 @@
     python -m studies.objectives.study                    everything, resumable; some 6 hours of one idle core
     python -m studies.objectives.study --only tune        one part: tune, final, likelihood, stability or page
     python -m studies.objectives.study --jobs 2           so many training runs at the same time
-    python -m studies.objectives.study --rehearse         two steps a run, everything, in --out alone
+    python -m studies.objectives.study --rehearse         every part with two seeds of two steps, in --out alone
 
 What is done is not done again: run it again after a kill. Runs are written below --out; results.json, the pictures and
 the tables of README.md come back here.
@@ -32,6 +32,8 @@ KEPT = ("method", "seed", "learning_rate", "max_grad_norm", "status", "metrics",
 LIKELIHOOD = "likelihood.json"
 REHEARSAL = ("base.epochs=0.5", "base.data.train_rows=64", "base.data.validation_rows=8")
 AVERAGES = ("base.average.ema=[0.98]", "base.average.tail=[0.25]")
+DECODER = ("decoding.length=40", "decoding.steps=40", "decoding.block=8", "generate_batch=96")
+"""That of the recipe, as an evaluation is told."""
 BRIEF = ("base.data.test_rows=1", "base.untuned=false")
 """Runs of which only the NLL is looked at."""
 
@@ -107,9 +109,10 @@ class Study:
                 run = self.folder("final", row) / "runs" / row.method / f"seed-{seed}"
                 if (run / "model").is_dir() and not (run / LIKELIHOOD).is_file():
                     words = ["eval", "--model", run / "model", "data.train=synthetic:hard", "likelihood.kinds=[duel]"]
-                    words += ["data.pad_response_to=40", f"data.test_rows={self.size.rows}", "--out", run / "eval"]
+                    words += ["data.pad_response_to=40", *DECODER, "--rows", self.size.rows, "beside=none"]
+                    words += ["--out", run / "eval"]
                     command(*words)
-                    (run / "eval" / "results.json").rename(run / LIKELIHOOD)
+                    (run / "eval" / "eval.json").rename(run / LIKELIHOOD)
 
     def stability(self) -> None:
         """The bound with either noise over a grid of learning rates, clipped or not."""
@@ -142,7 +145,8 @@ class Study:
         from studies.objectives.page import write_page
 
         folder = HERE if self.size is FULL else self.out / "page"
-        write_json(folder / "results.json", self.gathered()) if folder.is_dir() else None
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "results.json", self.gathered())
         write_page(folder)
 
     def gathered(self) -> dict:

@@ -297,7 +297,7 @@ def test_pooled_cart_is_about_the_bell_6t_1_minus_t_inside_a_long_text():
 @pytest.mark.parametrize("size", [1, 3, 40])
 def test_the_forwards_that_choose_are_known_in_advance(size):
     objective, n = Objective(eps=EPS, tokens="lift"), 20_000
-    for text in ("standard", "mirror"):
+    for text in ("standard", "mirror", "fixedcount", "complement"):
         method = Method.parse(text, objective=objective)
         maskable = torch.ones(n, size, dtype=torch.bool)
         rows, key = Rows(torch.arange(n), n, maskable, torch.arange(size)), Key(0, 0)

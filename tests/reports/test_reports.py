@@ -425,6 +425,10 @@ def test_what_a_of_the_gradient_is_made_of_is_in_the_page_and_printed(tmp_path):
     assert least.title in shown
     del data["gradient"]["split"]
     assert mask_tables(data) == []
+    data["gradient"]["split"] = {"targets": 0.5}
+    (tmp_path / "decomposition.json").write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(UserError, match=r"gradient\.split\.targets"):
+        write_report(tmp_path)
 
 
 def test_a_fit_to_gradient_norms_draws_the_norms():

@@ -72,7 +72,8 @@ def test_training_sees_through_the_draw_and_evaluation_sees_all(model, attention
     real[1, 6:] = False
     padded = model(ids, real).logits
     torch.testing.assert_close(padded[0], found[0.5][0])
-    torch.testing.assert_close(padded[1, :6], model(ids[1:, :6]).logits[0])
+    alone = model(ids[1:, :6]).logits[0]  # eager attention takes its softmax in float32, in vectors of another length
+    torch.testing.assert_close(padded[1, :6], alone, rtol=1e-3, atol=1e-5)
     both = torch.cat((ids[0], ids[1, :6]))[None]
     segment = torch.tensor([[1] * 11 + [2] * 6])
     position = torch.cat((torch.arange(11), torch.arange(6)))[None]

@@ -18,11 +18,16 @@ METHODS = {
     "fast-dllm": "adaptive+complement",
     "sdar": "standard",
     "bd3lm": "strats+adaptive+mirror",
+    "masked-mean-row": "fixedcount",
+    "bell": "lowdisc+adaptive+fixedcount+mirror",
+    "window-generation": "adaptive+partition3",
+    "window-discriminative": "lowdisc+adaptive+fixedcount",
 }
+IN_BLOCKS = [name for name in NAMED if "tokens" not in NAMED[name].keys]  # single tokens are not weighed in blocks
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", IN_BLOCKS)
 def test_splits_and_packing_change_nothing_under_a_block_schedule(tmp_path, name):
     keys = {"window": [0.4, 0.9]} if name == "bd3lm" else {}
     form = {

@@ -1,6 +1,7 @@
 """Draws under an objective that weighs or chooses single tokens; two of the three ask the model for the choice first.
 
-The forward that a choice takes has no gradient and no dropout; it counts in ``Draw.forwards``.
+The forward that a choice takes has no gradient and no dropout; it counts in ``Draw.forwards``. Where no row of a batch
+asks, one row that counts for nothing goes through the model, as ranks that share its weights must all call it.
 
 Legend: B rows, K views, L positions, P maskable tokens of a row, S masked positions.
 """
@@ -18,12 +19,16 @@ from stabledllm.forward.nll import forward_nll
 from stabledllm.models.evaluating import evaluating
 from stabledllm.noise.blocks import BlockDraw
 from stabledllm.noise.densities import TSampler
+from stabledllm.noise.maskers import Complement
 from stabledllm.noise.methods import Draw, Method, Rows
+from stabledllm.noise.schedule import masked_count
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.noise.takes import check_tokens_in_blocks
 from stabledllm.noise.tokens import cart_weights, choice, further_ratio, gift_probabilities, kept, p_given_count
 
-_GRID = 512
+_GRID, _RATIOS = 512, 32
+_GOLDEN = (5**0.5 - 1) / 2
+"""Multiples of it fill [0, 1] evenly, in an order that has nothing to do with that of t."""
 
 
 def chosen(
@@ -119,8 +124,7 @@ def _gifted(draw: Draw, method: Method, key: Key, rows: Rows, batch, model, mask
 def further_forwards(method: Method, sampler: TSampler, size: Tensor) -> float:
     """The mean number of forwards of a row that choose its tokens, beside those of its views.
 
-    One for ``gift``; for ``lift`` less than one for each view, as nothing is asked where the choice is free or empty
-    (exact for independent masks, and within a few per cent for exact counts).
+    One for ``gift``; for ``lift`` less than one for each view, as nothing is asked where the choice is free or empty.
 
     Args:
         sampler: the density t is drawn from. size: maskable tokens P of each row of the data, shape (B,).
@@ -136,14 +140,33 @@ def further_forwards(method: Method, sampler: TSampler, size: Tensor) -> float:
         return 0.0
     if tokens == "gift":
         return 1.0
-    middle = (torch.arange(_GRID, dtype=torch.float64) + 0.5) / _GRID
-    t = sampler.icdf(middle)
-    p = method.objective.p_mask(t)
-    rho = further_ratio(p[:, None], middle[None, ::16])
-    asked = []
-    for P in size.unique().tolist():
-        # Some token is masked, and some further one: 1 - (1-p)^P - (1-rho)^P + (1-p-rho)^P, the mean over rho.
-        some = 1 - (1 - p[:, None]) ** P - (1 - rho) ** P + (1 - p[:, None] - rho).clamp(min=0) ** P
-        views = method.views.active(t, torch.full((_GRID,), P)).sum(1)
-        asked.append(float((views * (choice(p) != 0) * some.mean(1)).mean()) * int((size == P).sum()))
-    return sum(asked) / len(size)
+    t, asked = sampler.icdf(_middle(_GRID)), _asked_of_counts if method.masker.counted else _asked
+    sizes = size.unique().tolist()
+    return sum(float(asked(method, t, P).mean()) * int((size == P).sum()) for P in sizes) / len(size)
+
+
+def _asked(method: Method, t: Tensor, P: int) -> Tensor:
+    """The mean number of views at each t of which the model is asked, under independent masks, (n,)."""
+    p = method.objective.p_mask(t)[:, None]
+    rho = further_ratio(p, _middle(_RATIOS)[None])
+    # Some token is masked, and some further one: 1 - (1-p)^P - (1-rho)^P + (1-p-rho)^P, the mean over rho.
+    some = 1 - (1 - p) ** P - (1 - rho) ** P + (1 - p - rho).clamp(min=0) ** P
+    views = method.views.active(t, torch.full(t.shape, P)).sum(1)
+    return views * (choice(p[:, 0]) != 0) * some.mean(1)
+
+
+def _asked_of_counts(method: Method, t: Tensor, P: int) -> Tensor:
+    """The same under exact counts, whose masking probability has its law given the count."""
+    size = torch.full(t.shape, P)
+    active, k = method.views.active(t, size), masked_count(t, size, method.objective.counts)
+    count = torch.stack((k, size - k), 1) if isinstance(method.masker, Complement) else k[:, None].expand(active.shape)
+    spread = (torch.arange(len(t), dtype=torch.float64) * _GOLDEN % 1)[:, None].expand(count.shape)
+    p = p_given_count(count, size, spread, method.objective)
+    joins = further_ratio(p[..., None], _middle(_RATIOS)) / (1 - p).clamp(min=1e-300)[..., None]
+    some = 1 - (1 - joins) ** (size[:, None] - count)[..., None]
+    return (active * (count > 0) * (choice(p) != 0) * some.mean(-1)).sum(1)
+
+
+def _middle(cells: int) -> Tensor:
+    """The middle of each of so many equal cells of [0, 1]."""
+    return (torch.arange(cells, dtype=torch.float64) + 0.5) / cells

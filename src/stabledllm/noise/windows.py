@@ -81,7 +81,7 @@ def place_of(ratio: float, window: tuple[float, float] | None, bell: Bell | None
 
 
 def placed(options: MethodOptions, part: Part, objective: Objective) -> MethodOptions:
-    """The options of a part that is made for an objective, with its mask ratio, if it reads one, as the place of it.
+    """The options of a part that is made for an objective, with the mask ratio that it reads, if any, as a place.
 
     >>> from stabledllm.noise.objective import Objective
     >>> from stabledllm.noise.parts import PARTS, MethodOptions

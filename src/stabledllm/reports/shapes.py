@@ -24,6 +24,11 @@ NUMBER = int | float
 
 _ESTIMATE = {"unit": str}
 _PARTS = dict.fromkeys(("mask_pattern", "mask_rate", "data", "total", "mean"), _ESTIMATE)
+_SPLIT = {
+    **{name: _ESTIMATE for part in ("count", "targets", "context") for name in (part, f"share_of_{part}")},
+    **dict.fromkeys(("least_one_view", "least_balanced", "least_partition"), _ESTIMATE),
+}
+"""What A of the gradient is made of."""
 _ORIGIN = {"config": dict, "versions": dict, "notes": list}
 _RATIO = {"value": NUMBER, "ci_low": NUMBER, "ci_high": NUMBER}
 _NOISE = {
@@ -79,7 +84,7 @@ SHAPES = {
     "decomposition": _ORIGIN
     | {
         "loss": Needed(_PARTS),
-        "gradient": _PARTS,
+        "gradient": _PARTS | {"split": _SPLIT},
         "blocks": {"sentence": Needed(str), "gradient": {"sentence": Needed(str)}},
         "curves": dict,
         "densities": [Needed({"method": Needed(str), "t": list, "p": list})],

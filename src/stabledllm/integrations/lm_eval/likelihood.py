@@ -21,7 +21,7 @@ from stabledllm.models.loading import LoadedModel
 from stabledllm.stats.estimate import Estimate
 
 METHOD = "strats+fixedcount"
-"""Exactly counted masks at stratified ratios: the bound without the noise of either."""
+"""Exactly counted masks at stratified ratios: the bound with little of the noise of either."""
 _DEFAULTS = {"draws": 32, "replicates": 4, "segments": 8}
 Pair = tuple[list[int], list[int]]
 

@@ -104,7 +104,7 @@ def rows_beside(trainer: MDMTrainer, by_place: dict[int, TokenRow], one: OneRow)
 
 
 def redrawn(trainer: MDMTrainer, one: OneRow, method: Method) -> Forwarded:
-    """The row's draw of the step under a method that draws t from the same density; nothing goes through the model."""
+    """The row's draw of the step under a method that draws t from the same density; no loss is taken of the model."""
     with _drawing(trainer, method, trainer.sampler):
         inputs, _, draw = trainer.drawn(Key(trainer.noise_seed, trainer.state.global_step), one.inputs)
     return Forwarded(None, None, draw, int(inputs["maskable"].sum()), 1.0)
