@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from stabledllm.errors import UserError
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import AUTOREGRESSIVE, FOLLOWED, STANDARD
+from stabledllm.noise.weightings import power_of
 
 if TYPE_CHECKING:
     from stabledllm.noise.methods import Method
@@ -134,10 +135,45 @@ def check_finite_variance(method: Method, what: str) -> None:
     Traceback (most recent call last):
     stabledllm.errors.UserError: fit: expected objective.eps above 0, found 0: the variance of method 'standard', ...
     """
-    bell = method.objective.bell or (1.0, 1.0)  # t has no mass at 0 under a bell of a > 1
-    if method.masker.independent and method.objective.floor == 0 and method.objective.power == 0 and bell[0] == 1:
+    if method.masker.independent:
+        _refuse_unbounded(method.objective, method.name, what)
+
+
+def check_measured(objective: Objective, gradient: bool) -> None:
+    """Refuse an objective of which ``decompose`` cannot measure Standard's noise.
+
+    Args:
+        objective: or its settings.
+
+    Raises:
+        UserError: an infinite variance; or the gradient's noise under ``cosine``, in a window or bell, or of weighed or
+            chosen tokens.
+
+    >>> from stabledllm.noise.objective import Objective
+    >>> check_measured(Objective(tokens="lift"), gradient=True)
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: decompose: gradient=true and objective.tokens=lift contradict; write gradient=false ...
+    """
+    weighting, tokens, window = objective.weighting, objective.tokens, objective.window
+    of = f"objective.weighting '{weighting}'" if weighting in ("cosine", "bell") else ""
+    if tokens != "all":
+        of = f"objective.tokens={tokens}"
+    if window:
+        of = f"objective.window {list(window)} (objective.name=llada2 and bd3lm have one)"
+    if gradient and of:
         raise UserError(
-            f"{what}: expected objective.eps above 0, found 0: the variance of method '{method.name}', whose masks are "
+            f"decompose: gradient=true and {of} contradict; write gradient=false for the noise of the loss alone."
+        )
+    if weighting != "cosine":  # whose masks are counted
+        _refuse_unbounded(objective, STANDARD, "decompose")
+
+
+def _refuse_unbounded(objective: Objective, method: str, what: str) -> None:
+    low, bell = (objective.window or (0.0, 1.0))[0], objective.bell or (1.0, 1.0)
+    unbounded = low == 0 and objective.eps == 0 and power_of(objective.weighting, objective.power) == 0
+    if unbounded and bell[0] == 1:  # under a bell of a > 1 t has no mass at 0
+        raise UserError(
+            f"{what}: expected objective.eps above 0, found 0: the variance of method '{method}', whose masks are "
             f"independent, is infinite there."
         )
 

@@ -13,6 +13,9 @@ from stabledllm.noise.windows import checked_window
 if TYPE_CHECKING:
     from stabledllm.config.settings import ObjectiveSettings
 
+_NOT_NAMED = {"window": None, "corrected": False, "tokens": "all"}
+"""Keys that make another objective of any name that does not stand for them, and what leaves it as it is."""
+
 
 def check_objective(objective: ObjectiveSettings) -> None:
     """Refuse keys of an objective that do not go together.
@@ -26,12 +29,19 @@ def check_objective(objective: ObjectiveSettings) -> None:
     Traceback (most recent call last):
     stabledllm.errors.UserError: objective.normalization: expected token beside objective.name=sdar, ...
     """
-    name = objective.name
+    name, free = objective.name, {"bd3lm": ("window",), "bell": ("window",)}
     for key, value in NAMED[name].keys.items() if name else ():
         if (found := getattr(objective, key)) != value:
             raise UserError(
                 f"objective.{key}: expected {value} beside objective.name={name}, which stands for "
                 f"{in_keys(NAMED[name].keys)}, found {found}; leave one of them out."
+            )
+    for key, none in _NOT_NAMED.items() if name else ():
+        own = key in NAMED[name].keys or key in free.get(name, ())
+        if not own and (found := getattr(objective, key)) != none:
+            raise UserError(
+                f"objective.{key}: expected none beside objective.name={name}, which stands for "
+                f"{in_keys(NAMED[name].keys)}, found {found}; write these keys in the place of the name."
             )
     if name == "bd3lm" and objective.window is None:
         raise UserError(

@@ -151,6 +151,12 @@ def test_t_of_a_window_is_the_place_in_it():
         ),
         ({"name": "llada2", "window": [0.2, 0.8]}, r"objective.window: expected \[0.3, 0.8\] beside"),
         ({"name": "bd3lm"}, "objective.window: expected the range of mask ratios beside objective.name=bd3lm"),
+        ({"name": "elbo", "window": [0.5, 1.0]}, "objective.window: expected none beside objective.name=elbo"),
+        ({"name": "sdar", "tokens": "cart"}, "objective.tokens: expected none beside objective.name=sdar"),
+        (
+            {"name": "window-generation", "corrected": True},
+            "objective.corrected: expected none beside objective.name=window-generation",
+        ),
         ({"window": [0.8, 0.3]}, "objective.window: expected two mask ratios 0 <= low < high <= 1"),
         ({"window": [0.5]}, "objective.window: expected two mask ratios"),
         ({"corrected": True}, "objective.corrected: expected objective.window beside it"),

@@ -36,7 +36,7 @@ from stabledllm.experiment.idle import idle_in_decompose, idle_in_eval, idle_in_
 from stabledllm.experiment.readable import is_known
 from stabledllm.experiment.response_checks import of_fit_to_pairs, of_rows
 from stabledllm.experiment.run_checks import check_clip, check_out, of_method, of_model
-from stabledllm.method_checks import check_fitted, check_fixed
+from stabledllm.method_checks import check_fitted, check_fixed, check_measured
 from stabledllm.models.names import check_model_name, trained_block
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import STANDARD
@@ -183,6 +183,8 @@ def _of_decompose(settings: DecomposeSettings) -> Checks:
             yield "methods", partial(check_fixed, OfParts(name))
     yield "out", partial(check_out, settings.out)
     yield WEIGHED, partial(check_objective, settings.objective)
+    if settings.objective.kind == "masked":
+        yield f"{WEIGHED} gradient", partial(check_measured, settings.objective, settings.gradient)
     yield from of_model(settings)
     yield from _of_rows(settings, ["train"])
     yield OF_STREAMED_DATA, partial(refuse_unstreamable_data, settings.data)

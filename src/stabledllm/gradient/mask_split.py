@@ -53,7 +53,8 @@ class MaskSplit:
     and what views of one row cost in data noise. Where few rows are measured they are somewhat low, as floors are."""
     least_partition: Estimate
     """The same of partitions, k tokens in each of P / k views at one t, with that cost and the noise of t that a source
-    leaves; as if P / k were whole. Comparable with the floor of low discrepancy, that of one view."""
+    leaves; as if P / k were whole, and with the context's odd orders in full, which a partition lowers. Comparable with
+    the floor of low discrepancy, that of one view."""
     forwards: int
 
     def as_dict(self) -> dict:

@@ -38,7 +38,8 @@ def duel(
     ends: Sequence[int] = (),
     stats: DecodingStats | None = None,
 ) -> Tensor:
-    """The exact log-likelihood of each row's response in nats, float64, shape (B,); the same in any batch.
+    """The exact log-likelihood of each row's response in nats, float64, shape (B,); the same in any batch, where no
+    positions are exactly as sure as each other (a row without a prompt begins so in models of relative positions).
 
     The sampler that it belongs to decides the positions that ``options`` decide, with the same blocks, cache, guidance,
     threshold and tokens a step, and draws the tokens of a step independently from what the model says of them: the

@@ -43,6 +43,6 @@ def mask_tables(data: dict) -> list[Table]:
         "At equal compute, over Standard's A + B: with exact counts, the best density of t and no noise of t. "
         "Balanced: each token is masked equally often, as in a partition, and views are otherwise independent; what "
         "they cost in data noise is left out. A partition has P / k views of k tokens, at that cost, and the noise of "
-        "t that all rows do not share.",
+        "t that all rows do not share; what three tokens do together, which it lowers, is counted in full.",
     )
     return [made, least]

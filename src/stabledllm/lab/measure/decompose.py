@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 import torch
 
-from stabledllm.errors import UserError
 from stabledllm.gradient.mask_split import MaskSplit
 from stabledllm.lab.measure.by_length import by_length
 from stabledllm.lab.measure.gradient import GradientLaboratory
 from stabledllm.lab.measure.gradient_notes import note_of_split
 from stabledllm.lab.measure.laboratory import Laboratory
 from stabledllm.lab.measure.plan import ABC, ADAM, GRADIENT_ABC, PROBE, SPLIT, gradient_stage
-from stabledllm.method_checks import check_finite_variance, check_fixed
+from stabledllm.method_checks import check_fixed, check_measured
 from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
@@ -37,17 +36,7 @@ def check_methods(methods: Sequence[Method], gradient: bool) -> None:
             or bell, or of weighed or chosen tokens.
     """
     standard = methods[0]
-    weighting, tokens = standard.objective.weighting, standard.objective.tokens
-    of = f"objective.weighting '{weighting}'" if weighting in ("cosine", "bell") else ""
-    if tokens != "all":
-        of = f"objective.tokens={tokens}"
-    if standard.objective.window:
-        of = f"objective.window {list(standard.objective.window)} (objective.name=llada2 and bd3lm have one)"
-    if gradient and of:
-        raise UserError(
-            f"decompose: gradient=true and {of} contradict; write gradient=false for the noise of the loss alone."
-        )
-    check_finite_variance(standard, "decompose")
+    check_measured(standard.objective, gradient)
     for method in methods:
         check_fixed(method)
 

@@ -57,8 +57,8 @@ def note_of_split(split: MaskSplit) -> str:
         f"many are masked ({split.context.n} rows). At equal compute no estimator of one view a row comes below "
         f"{_least(split.least_one_view)} of Standard's noise, and none whose views mask all tokens equally often, "
         f"otherwise independently, below {_least(split.least_balanced)}: the context, which only more forwards lower. "
-        f"With the rows that its views displace, a partition at one t a row comes no lower than "
-        f"{_least(split.least_partition)}."
+        f"With the rows that its views displace, a partition at one t a row comes to {_least(split.least_partition)} "
+        f"at best, unless much of the context is of three tokens together, which a partition lowers."
     )
 
 
