@@ -87,6 +87,11 @@ def check_model(model, options: DecodingOptions) -> None:
     Raises:
         UserError: an autoregressive model, one that the options do not fit, or one of which a block's first token is
             never drawn at a temperature at which the others are.
+
+    >>> from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
+    >>> check_model(TinyMDM(TinyMDMConfig(num_hidden_layers=1, hidden_size=16)), DecodingOptions(first_token="in_turn"))
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: decoding.first_token: ...
     """
     if is_autoregressive(model):
         raise UserError("likelihood 'duel': expected a masked diffusion model, found an autoregressive one.")
