@@ -152,17 +152,21 @@ def rank_correlation(level: dict[str, float], runs: Sequence[dict], metric: str,
     if len(names) < 4 or len(seeds) < 2:
         return None
     table, ranks = np.array([[each[name][s] for s in seeds] for name in names]), np.array([level[n] for n in names])
-    rng, drawn = np.random.default_rng(seed), []
-    for _ in range(DRAWS):
-        rows, columns = rng.integers(len(names), size=len(names)), rng.integers(len(seeds), size=len(seeds))
-        means = table[rows][:, columns].mean(1)
-        if len(set(ranks[rows])) > 1 and len(set(means)) > 1:
-            drawn.append(stats.spearmanr(ranks[rows], means).statistic)
-    if not drawn or len(set(ranks)) < 2 or len(set(table.mean(1))) < 2:
+    rng = np.random.default_rng(seed)
+    rows, columns = (rng.integers(size, size=(DRAWS, size)) for size in (len(names), len(seeds)))
+    drawn = _spearman(ranks[rows], table[rows[:, :, None], columns[:, None, :]].mean(2))
+    if not len(drawn) or len(set(ranks)) < 2 or len(set(table.mean(1))) < 2:
         return None
     low, high = np.percentile(drawn, [2.5, 97.5])
     value = stats.spearmanr(ranks, table.mean(1)).statistic
     return {"value": float(value), "ci_low": float(low), "ci_high": float(high), "n": len(names), "seeds": len(seeds)}
+
+
+def _spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of each line of two tables; a line of which either has equal values alone is left out."""
+    vary = (np.ptp(one, 1) > 0) & (np.ptp(other, 1) > 0)
+    a, b = (stats.zscore(stats.rankdata(table[vary], axis=1), axis=1) for table in (one, other))
+    return (a * b).mean(1)
 
 
 def section(record: dict) -> str:
