@@ -42,8 +42,8 @@ def test_keys_and_values_of_a_finished_block_from_before_it_was(monkeypatch):
 def test_confidence_after_the_cut(monkeypatch):
     of_sdar(top_p=0.05)
 
-    def cut(logits, options, uniforms):
-        return choice.choose(logits, replace(options, schedule="dream"), uniforms)
+    def cut(logits, options, uniforms, last=()):
+        return choice.choose(logits, replace(options, schedule="dream"), uniforms, last)
 
     monkeypatch.setattr(state, "choose", cut)
     noticed(of_sdar, top_p=0.05, match="none")

@@ -95,7 +95,7 @@ def test_partition_of_uniforms_that_is_independent(monkeypatch):
 
 @off_by_2_percent
 def test_omega(factor, monkeypatch):
-    wrap(monkeypatch, fixed_count, "count_coefficients", scale(factor))
+    wrap(monkeypatch, fixed_count, "coefficients_of", scale(factor))
     noticed(check_case, case("ppots+fixedcount"), match="mean of")
 
 
