@@ -21,8 +21,8 @@ from stabledllm.evaluation.validation import NOISE_SEED
 from stabledllm.likelihood.duel import duel
 from stabledllm.likelihood.orders import OrderScores, log_mean, tangent
 from stabledllm.models.loading import LoadedModel, load_model
-from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from tests.cli.runner import assert_refused, in_process
+from tests.fakes import tiny
 from tests.fakes.hub_models import write_qwen2
 
 ALL = ["duel", "multisample", "stepmerge", "tube"]
@@ -32,9 +32,7 @@ DECODING = {"length": 16, "steps": 16, "block": 8}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("likelihoods")
-    torch.manual_seed(0)
-    config = TinyMDMConfig(num_hidden_layers=1, hidden_size=16, num_attention_heads=2, intermediate_size=16)
-    TinyMDM(config).save_pretrained(folder / "model")
+    tiny.model(layers=1, intermediate_size=16).float().save_pretrained(folder / "model")
     return folder
 
 

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from stabledllm.models.loading import load_model
-from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from tests.cli.forked import Forked, ranks
+from tests.fakes import tiny
 from tests.training import rank_devices
 
 ROOT = Path(__file__).parents[2]
@@ -51,9 +51,7 @@ def settings(folder: Path, name: str, lora: dict | None, micro: int, sharded: st
 def runs(tmp_path_factory):
     """One launch of two ranks does everything; starting processes costs more than the steps."""
     folder = tmp_path_factory.mktemp("devices")
-    torch.manual_seed(0)
-    config = TinyMDMConfig(num_hidden_layers=2, hidden_size=16, num_attention_heads=2, intermediate_size=32)
-    TinyMDM(config).save_pretrained(folder / "base")
+    tiny.model().float().save_pretrained(folder / "base")
     plan = {}
     for name, kind in KINDS.items():
         own = settings(folder, name, kind["lora"], 4, kind["sharded"])

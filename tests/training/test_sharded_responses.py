@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from tests.cli.forked import Forked, ranks
+from tests.fakes import tiny
 from tests.training import rank_responses
 
 ROOT = Path(__file__).parents[2]
@@ -50,9 +50,7 @@ def settings(folder: Path, name: str, micro: int) -> dict:
 def runs(tmp_path_factory):
     """One launch of two ranks does everything; starting processes costs more than the steps."""
     folder = tmp_path_factory.mktemp("pairs")
-    torch.manual_seed(0)
-    config = TinyMDMConfig(num_hidden_layers=2, hidden_size=16, num_attention_heads=2, intermediate_size=32)
-    TinyMDM(config).save_pretrained(folder / "base")
+    tiny.model().float().save_pretrained(folder / "base")
     pairs = [
         {"prompt": f"{i}?", "chosen": f"It is {'so ' * (i * 7 % 11)}{i}.", "rejected": f"No{' no' * (i * 5 % 9)}!"}
         for i in range(25)

@@ -101,13 +101,7 @@ def generate(
     _refuse_masked(prompts, mask_id, first)
     kind = BlockState if getattr(model.config, "block_size", None) else State
     state = kind(model, prompts, options, mask_id, pad_id, first, stats, (eos_id,) if ends is None else ends)
-    steps = options.steps // options.blocks
-    for block in range(state.blocks):
-        if state.begin(block):
-            state.retire(eos_id)
-        for step in range(steps):
-            state.step(block, step)
-            state.retire(eos_id)
+    state.run(eos_id)
     out = [_cut(state.done[i, n : n + options.length].tolist(), eos_id) for i, n in enumerate(len(p) for p in prompts)]
     return _counted(out, stats, began)
 

@@ -46,6 +46,15 @@ class State:
         self.ids = self.done.clone()
         self.number = first + self.live
 
+    def run(self, end: int) -> None:
+        """Decide every position, block after block; a row whose decided tokens hold ``end`` leaves after a step."""
+        for block in range(self.blocks):
+            if self.begin(block):
+                self.retire(end)
+            for step in range(self.options.steps // self.options.blocks):
+                self.step(block, step)
+                self.retire(end)
+
     def begin(self, block: int) -> bool:
         """Decide what comes before a block's first step; whether anything was decided."""
         return False

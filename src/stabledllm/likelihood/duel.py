@@ -70,12 +70,7 @@ def duel(
     options = replace(options, length=blocks * options.block, steps=blocks * steps)
     kind = _ForcedBlocks if getattr(model.config, "block_size", None) else _Forced
     state = kind(model, rows, options, mask_id, pad_id, stats if stats is not None else DecodingStats(), ends)
-    for block in range(state.blocks):
-        if state.begin(block):
-            state.retire(_NO_TOKEN)
-        for step in range(steps):
-            state.step(block, step)
-            state.retire(_NO_TOKEN)
+    state.run(_NO_TOKEN)
     assert not len(state.live), "every token of every response is decided by the last step"
     require_finite(state.value, f"duel: log-likelihoods of {type(model).__name__}")
     return state.value.cpu()

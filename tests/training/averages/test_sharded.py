@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stabledllm.models.tiny import TinyMDM, TinyMDMConfig
 from stabledllm.training.averages.rebuilding import plan_rebuilding
 from tests.cli.forked import Forked, ranks
+from tests.fakes import tiny
 from tests.training import rank_devices
 from tests.training.test_devices import settings as of_devices
 
@@ -30,9 +30,7 @@ def settings(folder: Path, name: str, lora: dict, micro: int) -> dict:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("averages")
-    torch.manual_seed(0)
-    config = TinyMDMConfig(num_hidden_layers=2, hidden_size=16, num_attention_heads=2, intermediate_size=32)
-    TinyMDM(config).save_pretrained(folder / "base")
+    tiny.model().float().save_pretrained(folder / "base")
     plan = {
         name: {"settings": settings(folder, name, lora, 4), "sharded": sharded, "dtype": "float64"}
         for name, (sharded, lora) in KINDS.items()
