@@ -86,6 +86,7 @@ def blocks(results: dict) -> dict[str, str]:
         "averages": averages_table(results),
         "stability": stability_table(results) + _picture(results["stability"], *RATES),
         "tuning": tuning_table(results),
+        "real": real_table(results.get("real") or {"rows": {}}),
     }
 
 
@@ -159,6 +160,28 @@ def stability_table(results: dict) -> str:
     table = range_table(results["stability"]["rates"])
     lines = [f"| {' | '.join(table.columns)} |", "|---" * len(table.columns) + "|"]
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in table.rows), "", table.note])
+
+
+def real_table(found: dict) -> str:
+    """The rows on the real model: final bound and accuracy, and their differences from Standard's."""
+    rows = [row for row in ROWS if values(found, row, "validation_nll")]
+    if not rows:
+        return "Not measured yet."
+    differences = {metric: all_versus(found, metric) for metric in ("validation_nll", "accuracy")}
+    lines = ["| row | seeds | bound, nats/token | minus Standard's | p, Holm | accuracy | minus Standard's |"]
+    lines.append("|---" * 7 + "|")
+    for row in rows:
+        own = values(found, row, "validation_nll")
+        against, correct = (differences[metric].get(row.name) for metric in differences)
+        cells = [
+            f"`{row.name}`", str(len(own)), _mean(own, 3), _difference(against, 3),
+            f"{against['p_holm']:.2g}" if against else "", _mean(values(found, row, "accuracy"), 3),
+            _difference(correct, 3),
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    before = (found.get("untuned") or {}).get("metrics", {}).get("validation_nll")
+    told = f"\n\nBefore fine-tuning the bound is {before['value']:.3f}." if before else ""
+    return "\n".join(lines) + f"{told}"
 
 
 def tuning_table(results: dict) -> str:

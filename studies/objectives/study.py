@@ -1,7 +1,8 @@
 """Which objective, which noise, which likelihood: every objective with its own noise and with less, at equal compute.
 
     python -m studies.objectives.study                    everything, resumable; some 600 runs of a minute
-    python -m studies.objectives.study --only tune        one part: tune, final, likelihood, stability or page
+    python -m studies.objectives.study --only tune        one part: tune, final, likelihood, stability, real or page
+    python -m studies.objectives.study --real FOLDER      where studies/real_model has adapted its model (the part real)
     python -m studies.objectives.study --jobs 2           so many training runs at the same time
     python -m studies.objectives.study --rehearse         every part with two seeds of two steps, in --out alone
 
@@ -25,7 +26,7 @@ from stabledllm.experiment.spread import values_of
 from stabledllm.runtime.files import read_json, write_json
 
 HERE = Path(__file__).parent
-RECIPE, GRID = (HERE / "recipes" / f"{name}.yaml" for name in ("shipped", "rates"))
+RECIPE, GRID, REAL = (HERE / "recipes" / f"{name}.yaml" for name in ("shipped", "rates", "real"))
 METRIC = "validation_nll"
 KEPT = ("method", "seed", "learning_rate", "max_grad_norm", "status", "metrics", "averages", "outlier_steps",
         "forward_passes", "steps", "seconds")  # fmt: skip
@@ -46,7 +47,8 @@ class Size:
         rates: learning rates that every row is tuned with, on ``tuning`` seeds that are not reported.
         seeds: of every row. multiples: of Standard's forwards, for the curve that compute saved is read off.
         rows: test rows, whose likelihood under the decoder is taken too.
-        more: overrides of every recipe. grid: of that of the part on stability.
+        more: overrides of every recipe. grid: of that of the part on stability. real, real_more: seeds and overrides of
+            the part real.
     """
 
     rates: tuple[str, ...] = ("1e-3", "2e-3", "4e-3")
@@ -56,22 +58,30 @@ class Size:
     rows: int = 96
     more: tuple[str, ...] = ()
     grid: tuple[str, ...] = ()
+    real: tuple[int, ...] = (1, 2, 3)
+    real_more: tuple[str, ...] = ()
 
 
 FULL = Size()
 SMALL = Size(
     rates=("1e-3", "2e-3"), seeds=(1, 2), tuning=(101,), multiples=(2,), rows=4, more=REHEARSAL,
     grid=("learning_rates=[1e-3,4e-3]", "max_grad_norms=[1]", "seeds=[1,2]"),
+    real=(1, 2), real_more=("base.steps=2", "base.data.validation_rows=2", "base.data.test_rows=1"),
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Study:
-    """One study in a folder."""
+    """One study in a folder.
+
+    Args:
+        real: the folder of ``studies/real_model``, for the part on its model.
+    """
 
     out: Path
     size: Size = FULL
     jobs: int = 1
+    real: Path = Path("runs/real_model")
 
     def folder(self, part: str, row: Row) -> Path:
         """The folder of a row's experiment in a part."""
@@ -130,10 +140,22 @@ class Study:
         ]
         command("experiment", GRID, *words, "--jobs", self.jobs)
 
-    def _experiment(self, out: Path, row: Row, seeds: Iterable[int], *more: str) -> None:
+    def on_real_model(self) -> None:
+        """Every row from the converted and adapted model of ``studies/real_model``, where that study has made it."""
+        model = adapted_model(self.real)
+        if model is None:
+            print(f"{self.real}: no adapted model there, which studies/real_model makes; the part real is left out")
+            return
+        rows = {"train": "tune", "validation": "held_out", "test": "problems"}
+        more = [f"base.data.{key}=gsm8k:{self.real / 'text' / name}.jsonl" for key, name in rows.items()]
+        more += [f"base.model={model}", *self.size.real_more]
+        for row in ROWS:
+            self._experiment(self.folder("real", row), row, self.size.real, *more, recipe=REAL)
+
+    def _experiment(self, out: Path, row: Row, seeds: Iterable[int], *more: str, recipe: Path = RECIPE) -> None:
         words = [f"methods=[{row.method}]", f"seeds={_list(seeds)}", f"out={out}"]
-        words += [f"base.objective.name={row.objective}", *self.size.more, *more]
-        command("experiment", RECIPE, *words, "--jobs", self.jobs)
+        words += [f"base.objective.name={row.objective}", *(self.size.more if recipe == RECIPE else ()), *more]
+        command("experiment", recipe, *words, "--jobs", self.jobs)
 
     @property
     def parts(self) -> dict[str, Callable[[], None]]:
@@ -143,6 +165,7 @@ class Study:
             "final": self.final,
             "likelihood": self.likelihood,
             "stability": self.stability,
+            "real": self.on_real_model,
             "page": self.write,
         }
 
@@ -158,6 +181,7 @@ class Study:
     def gathered(self) -> dict:
         """The content of results.json, of what is finished."""
         record: dict = {"seeds": len(self.size.seeds), "rates": self.rates(), "rows": {}, "stability": None}
+        record["real"] = self._gathered_real()
         for row in ROWS:
             if (file := self.folder("final", row) / "results.json").is_file():
                 found = read_json(file)
@@ -174,6 +198,13 @@ class Study:
             kept = [_kept(run) for run in found["runs"]]
             record["stability"] = {"status": found["status"], "rates": found["rates"], "runs": kept}
         return record
+
+    def _gathered_real(self) -> dict:
+        found = {row: self.folder("real", row) / "results.json" for row in ROWS}
+        found = {row.name: read_json(file) for row, file in found.items() if file.is_file()}
+        rows = {name: {"runs": [_kept(run) for run in record["runs"]]} for name, record in found.items()}
+        about = next(({key: record[key] for key in ("device", "untuned")} for record in found.values()), {})
+        return {"seeds": len(self.size.real), "rows": rows} | about
 
     def _decoder_nll(self, row: Row, run: dict) -> dict | None:
         file = self.folder("final", row) / "runs" / run["method"] / f"seed-{run['seed']}" / LIKELIHOOD
@@ -195,6 +226,13 @@ def best_rate(found: dict[str, list[float]]) -> str:
     if not most:
         raise ValueError(f"expected a learning rate at which a run ended, found none among {', '.join(found)}")
     return min((rate for rate in found if len(found[rate]) == most), key=lambda r: (fmean(found[r]), float(r)))
+
+
+def adapted_model(folder: Path) -> Path | None:
+    """The adapted model in the folder of ``studies/real_model`` with the lowest NLL; None where none is finished."""
+    arms = {run.parent: read_json(run)["metrics"]["validation_nll"]["value"] for run in folder.glob("adapt/*/run.json")}
+    found = {arm: nll for arm, nll in arms.items() if (arm / "model").is_dir() and arm.name != "random"}
+    return min(found, key=found.__getitem__) / "model" if found else None
 
 
 def _list(values: Iterable[object]) -> str:
@@ -219,9 +257,10 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/objectives"), help="folder for everything it makes")
     parser.add_argument("--only", choices=Study(Path()).parts, help="one part, of which the parts before it are done")
     parser.add_argument("--jobs", type=int, default=1, help="training runs at the same time")
+    parser.add_argument("--real", type=Path, default=Path("runs/real_model"), help="folder of studies/real_model")
     parser.add_argument("--rehearse", action="store_true", help="two seeds of few steps: does every part run?")
     given = parser.parse_args(words)
-    study = Study(given.out, SMALL if given.rehearse else FULL, given.jobs)
+    study = Study(given.out, SMALL if given.rehearse else FULL, given.jobs, given.real)
     for name, make in study.parts.items():
         if given.only in (None, name):
             make()

@@ -120,7 +120,12 @@ def test_its_runs_are_planned_counted_and_named():
 def test_budgets_without_meaning_are_refused(more, told):
     with pytest.raises(UserError, match=told):
         check_reference(ExperimentSettings.model_validate(more | {"standard_at": [2.0]}))
-    check_reference(ExperimentSettings.model_validate(more | {"standard_at": [1.0]}))
+    check_reference(ExperimentSettings.model_validate(more | {"standard_at": []}))
+
+
+def test_one_alone_makes_no_curve():
+    with pytest.raises(UserError, match="beside 1"):
+        check_reference(ExperimentSettings(standard_at=[1.0]))
 
 
 def test_budgets_that_are_none_are_refused_before_anything_is_touched(tmp_path):

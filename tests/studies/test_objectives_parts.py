@@ -13,6 +13,7 @@ from stabledllm.config import load_recipe
 from stabledllm.runtime.files import read_json, write_json
 from tests.cli.runner import in_process
 
+HERE = Path(study.__file__).parent
 DUEL = {"value": 0.25, "stderr": 0.1}
 
 
@@ -56,3 +57,59 @@ def test_the_decoder_s_likelihood_is_kept_beside_a_finished_run(small, tmp_path)
     assert "at most 4 of synthetic:hard" in told.stdout
     decoding = load_recipe(str(study.RECIPE)).base.decoding
     assert {f"decoding.{key}={getattr(decoding, key)}" for key in ("length", "steps", "block")} < set(words)
+
+
+def adaptation(folder: Path, arm: str, nll: float, *, whole: bool = True) -> Path:
+    """What ``studies/real_model`` leaves of an arm; its model is there from the end of the run on."""
+    write_json(folder / "adapt" / arm / "run.json", {"metrics": {"validation_nll": {"value": nll}}})
+    if whole:
+        (folder / "adapt" / arm / "model").mkdir()
+    return folder / "adapt" / arm / "model"
+
+
+def test_the_real_model_is_the_best_adapted_one_that_is_there(tmp_path):
+    assert study.adapted_model(tmp_path) is None
+    adaptation(tmp_path, "random", 1.0)
+    adaptation(tmp_path, "shift", 2.0, whole=False)
+    assert study.adapted_model(tmp_path) is None
+    adaptation(tmp_path, "annealed", 4.0)
+    best = adaptation(tmp_path, "no-shift", 3.0)
+    assert study.adapted_model(tmp_path) == best
+
+
+def test_on_the_real_model_every_row_has_the_rows_and_steps_of_its_fine_tuning(tmp_path, monkeypatch, capsys):
+    said = []
+    monkeypatch.setattr(study, "command", lambda *words: said.append([str(word) for word in words]))
+    mine = study.Study(tmp_path, real=tmp_path / "real")
+    mine.on_real_model()
+    assert not said
+    assert "no adapted model there" in capsys.readouterr().out
+    model = adaptation(tmp_path / "real", "annealed", 3.0)
+    mine.on_real_model()
+    assert len(said) == len(ROWS)
+    theirs = load_recipe(HERE.parent / "real_model" / "recipes" / "finetune.yaml").base
+    for row, words in zip(ROWS, said, strict=True):
+        settings = load_recipe(words[1], words[2:-2])
+        assert (settings.base.model, settings.base.objective.name) == (str(model), row.objective)
+        assert str(settings.base.data.validation).endswith("held_out.jsonl")
+        for key in ("batch", "steps", "eval_draws", "trainer", "decoding"):
+            assert getattr(settings.base, key) == getattr(theirs, key)
+        assert settings.base.data.system_prompt == theirs.data.system_prompt
+
+
+def test_the_table_of_the_real_model_is_of_its_own_runs(small):
+    runs = {BASE.name: [3.0, 3.1, 3.2], "bell": [2.9, 3.05, 3.0]}
+    for row in ROWS:
+        if row.name in runs:
+            found = [
+                {"method": row.method, "seed": seed, "metrics": {"validation_nll": {"value": nll}}}
+                for seed, nll in enumerate(runs[row.name])
+            ]
+            untuned = {"metrics": {"validation_nll": {"value": 3.5}}}
+            write_json(small.folder("real", row) / "results.json", {"runs": found, "device": "it", "untuned": untuned})
+    small.write()
+    text = (small.out / "page" / "README.md").read_text(encoding="utf-8")
+    table = text.split("<!-- real -->")[1].split("<!-- end -->")[0]
+    assert "| `bell` | 3 | 2.983 (2.794 to 3.173) | -0.117 (" in table
+    assert "Before fine-tuning the bound is 3.500." in table
+    assert table.count("\n| `") == 2

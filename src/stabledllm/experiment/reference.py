@@ -41,7 +41,7 @@ def other_multiples(settings: ExperimentSettings) -> list[float]:
 
 
 def check_reference(settings: ExperimentSettings) -> None:
-    """Refuse budgets of Standard in an experiment without Standard, or whose runs have no forwards to stretch.
+    """Refuse budgets of Standard that make no curve, in an experiment without Standard, or of forwards not to stretch.
 
     Raises:
         UserError: says what to write.
@@ -50,8 +50,13 @@ def check_reference(settings: ExperimentSettings) -> None:
     Traceback (most recent call last):
     stabledllm.errors.UserError: key 'standard_at': expected 'standard' among methods, ...
     """
-    if not other_multiples(settings):
+    if not settings.standard_at:
         return
+    if not other_multiples(settings):
+        raise UserError(
+            "key 'standard_at': expected multiples of Standard's forwards beside 1, which its own runs are, found [1]; "
+            "add some, such as 0.75 and 1.5, or leave it out."
+        )
     base = settings.base
     if STANDARD not in settings.methods:
         raise UserError(
