@@ -48,12 +48,12 @@ def bernoulli_moments(profile: GradientProfile, sampler: TSampler, views: int) -
     """
     if not profile.of_counts:
         raise ValueError(f"expected a profile of fixedcount, found {profile.method.name}")
-    second, rate = [], []
+    second, rate, pair_weight = [], [], profile.pair_weight
     for i in range(len(profile.rows)):
         weights, count, scale = counts_of(profile, i)
         square = bernoulli_square(profile, sampler, i)
         of_count = weights.mean[count] * scale[:, None] * profile.size[i]
-        pair = profile.pair_weight * profile.gram[:, i]
+        pair = pair_weight * profile.gram[:, i]
         rate.append((pair * ((of_count * weights.step) @ of_count.T)).sum((-2, -1)))
         if views > 1:
             shared = (pair * ((of_count * weights.step * _density(sampler, weights.t)) @ of_count.T)).sum((-2, -1))
