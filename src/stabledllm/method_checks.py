@@ -146,20 +146,17 @@ def check_measured(objective: Objective, gradient: bool) -> None:
         objective: or its settings.
 
     Raises:
-        UserError: an infinite variance; or the gradient's noise under ``cosine``, in a window or bell, or of weighed or
-            chosen tokens.
+        UserError: an infinite variance; or the gradient's noise under ``cosine``, or of tokens that a model chooses.
 
     >>> from stabledllm.noise.objective import Objective
     >>> check_measured(Objective(tokens="lift"), gradient=True)
     Traceback (most recent call last):
     stabledllm.errors.UserError: decompose: gradient=true and objective.tokens=lift contradict; write gradient=false ...
     """
-    weighting, tokens, window = objective.weighting, objective.tokens, objective.window
-    of = f"objective.weighting '{weighting}'" if weighting in ("cosine", "bell") else ""
-    if tokens != "all":
+    weighting, tokens = objective.weighting, objective.tokens
+    of = "objective.weighting 'cosine'" if weighting == "cosine" else ""
+    if tokens in ("lift", "gift"):
         of = f"objective.tokens={tokens}"
-    if window:
-        of = f"objective.window {list(window)} (objective.name=llada2 and bd3lm have one)"
     if gradient and of:
         raise UserError(
             f"decompose: gradient=true and {of} contradict; write gradient=false for the noise of the loss alone."

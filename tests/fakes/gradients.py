@@ -24,11 +24,12 @@ class ToyGradients(RowGradients):
         eps: float = 0.1,
         power: float = 0.0,
         normalization: str = "row",
+        objective: Objective | None = None,
     ):
         self.kinds = kinds or [toy_row(size, seed) for size, seed in ((4, 0), (3, 1), (4, 2))]
         sizes = [self.kinds[i % len(self.kinds)].size for i in range(n_rows)]
         self.rows = [SimpleNamespace(maskable_count=lambda syrm, size=size: size) for size in sizes]
-        self.objective, self.forwards = Objective("power", normalization, eps=eps, power=power), 0
+        self.objective, self.forwards = objective or Objective("power", normalization, eps=eps, power=power), 0
         self._sizes = {}
         self.size = self.kinds[0].table.shape[2] - 1
         self.parameters = {"theta": torch.zeros(self.size)}

@@ -213,11 +213,12 @@ def _cell_means(profile: GradientProfile, i: int, sampler: TSampler, bernoulli: 
     if not bernoulli:
         plain = torch.eye(b, dtype=torch.float64)[:, profile.cell] / profile.cell.bincount()[profile.cell]
         return plain * point_weight(sampler, profile, i) / sampler.weight(profile.t[i])
-    weights, count, scale = counts_of(profile, i)
+    found = counts_of(profile, i)
+    weights = found.weights
     cell = (torch.searchsorted(profile.edges, weights.t) - 1).clamp(0, b - 1)
-    mean = torch.zeros(b, len(count), dtype=torch.float64)
-    mean.index_add_(0, cell, (weights.mean[count] * weights.step).T)
-    return mean * scale * profile.size[i] * profile.point_width / profile.width[:, None]
+    mean = torch.zeros(b, len(found.index), dtype=torch.float64)
+    mean.index_add_(0, cell, (weights.mean[found.index] * weights.step).T)
+    return mean * found.scale * found.share * profile.point_width / profile.width[:, None]
 
 
 def uniform_for(profile: GradientProfile, sampler: TSampler | None = None) -> CrossFit:

@@ -26,8 +26,9 @@ def tail_shape(profile: GradientProfile) -> float:
     values, masses = [torch.zeros(1, dtype=torch.float64)], [torch.zeros(1, dtype=torch.float64)]
     squares = profile.squares().mean(0)
     for i in range(len(profile.rows)):
-        weights, count, scale = counts_of(profile, i)
-        share = profile.point_width * profile.size[i]
+        found = counts_of(profile, i)
+        weights, count, scale = found.weights, found.index, found.scale
+        share = profile.point_width * found.share
         for k in count.unique().tolist():
             of_k = count == k
             # By the weights' definition binomial mass = mean² / square and coefficient = square / mean.

@@ -32,8 +32,8 @@ def check_methods(methods: Sequence[Method], gradient: bool) -> None:
     """Refuse methods that no variance can be measured of; the first is Standard.
 
     Raises:
-        UserError: an infinite variance, a density that follows training, or the gradient under ``cosine``, in a window
-            or bell, or of weighed or chosen tokens.
+        UserError: an infinite variance, a density that follows training, or the gradient under ``cosine`` or of tokens
+            that a model chooses.
     """
     standard = methods[0]
     check_measured(standard.objective, gradient)
