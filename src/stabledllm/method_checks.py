@@ -146,23 +146,20 @@ def check_measured(objective: Objective, gradient: bool) -> None:
         objective: or its settings.
 
     Raises:
-        UserError: an infinite variance; or the gradient's noise under ``cosine``, or of tokens that a model chooses.
+        UserError: an infinite variance; or the gradient's noise under ``cosine``.
 
     >>> from stabledllm.noise.objective import Objective
-    >>> check_measured(Objective(tokens="lift"), gradient=True)
+    >>> check_measured(Objective("cosine"), gradient=True)
     Traceback (most recent call last):
-    stabledllm.errors.UserError: decompose: gradient=true and objective.tokens=lift contradict; write gradient=false ...
+    stabledllm.errors.UserError: decompose: gradient=true and objective.weighting 'cosine' contradict; write ...
     """
-    weighting, tokens = objective.weighting, objective.tokens
-    of = "objective.weighting 'cosine'" if weighting == "cosine" else ""
-    if tokens in ("lift", "gift"):
-        of = f"objective.tokens={tokens}"
-    if gradient and of:
-        raise UserError(
-            f"decompose: gradient=true and {of} contradict; write gradient=false for the noise of the loss alone."
-        )
-    if weighting != "cosine":  # whose masks are counted
+    if objective.weighting != "cosine":
         _refuse_unbounded(objective, STANDARD, "decompose")
+    elif gradient:  # its masks are counted, so that none are Standard's
+        raise UserError(
+            "decompose: gradient=true and objective.weighting 'cosine' contradict; write gradient=false for the noise "
+            "of the loss alone."
+        )
 
 
 def _refuse_unbounded(objective: Objective, method: str, what: str) -> None:

@@ -62,6 +62,8 @@ class GradientProfile:
     share: Tensor | None = None
     """Share of each row in the token mean, already a factor of its gradients, shape (a,); None where all rows count the
     same."""
+    masks_per_rate: int = 1
+    """Points that follow each other and have one t (``gradient/paired.py``)."""
 
     @property
     def of_counts(self) -> bool:
@@ -82,13 +84,20 @@ class GradientProfile:
     def pair_weight(self) -> Tensor:
         """Weights (n, n) of the products of two points by which a product of two means over t is unbiased.
 
-        A point is never paired with itself: the pairs of different points of its cell count for more instead.
+        A point is never paired with itself, or with another of the same t: the pairs of different t of its cell count
+        for more instead.
         """
         plain = torch.outer(self.point_width, self.point_width)
-        count = self.cell.bincount()[self.cell].double()
+        count, own = self.cell.bincount()[self.cell].double(), self.masks_per_rate
         same = self.cell[:, None] == self.cell
-        weight = torch.where(same, plain * (count / (count - 1)), plain)
-        return weight - torch.diag(weight.diagonal())
+        weight = torch.where(same, plain * (count / (count - own)), plain)
+        return weight.masked_fill(self.same_rate, 0.0)
+
+    @property
+    def same_rate(self) -> Tensor:
+        """Whether two points of a row are at one t, bool, shape (n, n)."""
+        rate = torch.arange(len(self.cell)) // self.masks_per_rate
+        return rate[:, None] == rate
 
     def first(self, rows: int) -> GradientProfile:
         """The profile of the first rows only."""
