@@ -48,6 +48,12 @@ TOLD = [
     ("decompose", {"methods": [""]}, (), "write standard."),
     ("decompose", {}, ["objective.power=2"], "expected none for weighting 'elbo', found 2"),
     ("decompose", {}, ["gradient=true", "objective.weighting=cosine"], "objective.weighting 'cosine' contradict"),
+    (
+        "decompose",
+        {},
+        ["gradient=true", "objective.name=gift", "grad.split_rows=8"],
+        "expected objective.tokens=all or",
+    ),
     ("decompose", {}, ["objective.eps=0"], "the variance of method 'standard', whose masks are independent, is"),
     ("recommend", {}, ["forward=8"], "write forwards."),
     ("eval", {"model": "adaptr"}, (), "(did you mean 'adapter'?)."),
