@@ -27,8 +27,9 @@ def tail_shape(profile: GradientProfile) -> float:
     squares = profile.squares().mean(0)
     given: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # rows of one length have the same weights
     for i in range(len(profile.rows)):
-        weights, count, scale = counts_of(profile, i)
-        share = profile.point_width * profile.size[i]
+        found = counts_of(profile, i)
+        weights, count, scale = found.weights, found.index, found.scale
+        share = profile.point_width * found.share
         for k in count.unique().tolist():
             of_k, key = count == k, (int(profile.size[i]), k)
             if key not in given:
@@ -38,7 +39,15 @@ def tail_shape(profile: GradientProfile) -> float:
             masses.append((share[of_k] * probability / _QUANTILES).repeat_interleave(_QUANTILES))
         # The rest of the probability is that of masking nothing.
         masses[0] += 1.0 - sum(m.sum() for m in masses[-len(count.unique()) :])
-    value, mass = torch.cat(values), torch.cat(masses).clamp(min=0)
+    return shape_of(torch.cat(values), torch.cat(masses).clamp(min=0))
+
+
+def shape_of(value: Tensor, mass: Tensor) -> float:
+    """Pareto-k of a law with such values of such probabilities, from as many draws as in a long training run.
+
+    >>> shape_of(torch.rand(1000, generator=torch.Generator().manual_seed(0)).double(), torch.ones(1000)) < 0
+    True
+    """
     position = (torch.arange(_DRAWS, dtype=torch.float64) + 0.5) / _DRAWS
     index = torch.searchsorted(mass.cumsum(0) / mass.sum(), position).clamp(max=len(value) - 1)
     return pareto_k(value[index].numpy())
