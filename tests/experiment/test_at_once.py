@@ -472,7 +472,7 @@ print(json.dumps(told))
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory) -> list[tuple[int, str, list[str]]]:
+def after_each(tmp_path_factory) -> list[tuple[int, str, list[str]]]:
     """Exit code, standard error and what heavy is loaded, of each of the wrong command lines, in one process."""
     env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(
@@ -485,9 +485,9 @@ def told(tmp_path_factory) -> list[tuple[int, str, list[str]]]:
 
 @pytest.mark.processes
 @pytest.mark.parametrize("place", range(len(WRONG)), ids=lambda place: WRONG[place][0])
-def test_torch_is_not_loaded_for_it(told, place):
+def test_torch_is_not_loaded_for_it(after_each, place):
     """Of those that load it the first is to blame: later ones find it there."""
-    code, error, heavy = told[place]
+    code, error, heavy = after_each[place]
     assert not heavy
     assert code == 2
     assert error.startswith("stabledllm: "), error[-2000:]
