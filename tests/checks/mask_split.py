@@ -9,7 +9,13 @@ import math
 
 import numpy as np
 
-from tests.oracle import Setting, ToyRow, all_masks, panels
+from tests.oracle import Setting, ToyRow, all_masks, panels, toy_row
+
+
+def mixed_row(size: int, seed: int) -> ToyRow:
+    """The toy's gradients, with as much again that depends on the whole mask: most of A is of the context then."""
+    table = toy_row(size, seed).table
+    return ToyRow(table + np.random.default_rng([size, seed]).normal(0.0, 0.4, table.shape))
 
 
 def masked_gradients(row: ToyRow, k: int) -> tuple[np.ndarray, np.ndarray]:

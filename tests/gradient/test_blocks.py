@@ -118,7 +118,7 @@ def test_in_a_window_every_t_of_a_block_is_the_place_in_it():
     truth = ExactGradient(tiny_in_blocks(), ROWS, in_window("standard", *window).setting)
     units, rows = (meter_of(kind, window=window) for kind in (UnitRowGradients, BlockRowGradients))
     standard, found, hidden = Method.parse("standard", objective=rows.objective), [], []
-    for s in range(10):
+    for s in range(16):
         single = units_of(units, 16, s)
         nested = nested_rows(rows, standard, rows=8, rates=4, seed=s, one_t=True)
         found.append((decompose_in_blocks(single, nested), split_of_gradient(single, nested)))

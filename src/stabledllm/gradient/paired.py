@@ -38,6 +38,11 @@ class GivenHidden:
 
     Each loss is multiplied by the chance q of that: its mean is that of plain masks, and its square that of plain masks
     times q.
+
+    >>> from stabledllm.gradient.example import example_meter
+    >>> meter, given = example_meter(GivenHiddenRowGradients), replace(Method(), masker=SomeMasked())
+    >>> next(meter.gradients(torch.tensor([0]), torch.tensor([0.01]).double(), given, Key(0, 0))).losses > 0
+    tensor([True])
     """
 
     def noise_at(self, t: Tensor, method: Method, key: Key, noise: Rows, sampler: TSampler) -> Draw:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+
+from torch import Tensor
 
 from stabledllm.gradient.components import GradientDecomposition
 from stabledllm.gradient.paired import (
@@ -16,6 +18,7 @@ from stabledllm.gradient.predicted import StepNoise, profile_method, step_noise,
 from stabledllm.gradient.profile import GradientProfile, gradient_profile
 from stabledllm.lab.measure.gradient import GradientLaboratory
 from stabledllm.lab.measure.gradient_notes import notes_of_chosen
+from stabledllm.lab.measure.options import GradientOptions
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.methods import Method
 
@@ -82,17 +85,13 @@ class ChosenGradientLaboratory(GradientLaboratory):
         return noise, standard, common.profile
 
     @staticmethod
-    def _second(paired: PairedRates, views: int):
+    def _second(paired: PairedRates, views: int) -> Callable[[TSampler], Tensor]:
         return lambda sampler: paired.moments(sampler, views).second
 
 
-def rows_of(method: Method, grad) -> int:
+def rows_of(method: Method, grad: GradientOptions) -> int:
     """The rows that a method with a profile of its own is measured on: fewer where it has several views.
 
-    Args:
-        grad: the ``GradientOptions``.
-
-    >>> from stabledllm.lab.measure.options import GradientOptions
     >>> [rows_of(Method.parse(text), GradientOptions()) for text in ("fixedcount", "mirror")]
     [384, 16]
     """
