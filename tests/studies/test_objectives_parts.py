@@ -87,7 +87,7 @@ def test_on_the_real_model_every_row_has_the_rows_and_steps_of_its_fine_tuning(t
     model = adaptation(tmp_path / "real", "annealed", 3.0)
     mine.on_real_model()
     assert len(said) == len(ROWS)
-    theirs = load_recipe(HERE.parent / "real_model" / "recipes" / "finetune.yaml").base
+    theirs = load_recipe(str(HERE.parent / "real_model" / "recipes" / "finetune.yaml")).base
     for row, words in zip(ROWS, said, strict=True):
         settings = load_recipe(words[1], words[2:-2])
         assert (settings.base.model, settings.base.objective.name) == (str(model), row.objective)
