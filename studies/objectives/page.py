@@ -181,7 +181,7 @@ def real_table(found: dict) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     before = (found.get("untuned") or {}).get("metrics", {}).get("validation_nll")
     told = f"\n\nBefore fine-tuning the bound is {before['value']:.3f}." if before else ""
-    return "\n".join(lines) + f"{told}"
+    return "\n".join(lines) + told
 
 
 def tuning_table(results: dict) -> str:

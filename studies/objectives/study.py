@@ -21,12 +21,15 @@ from pathlib import Path
 from statistics import fmean
 
 from studies.objectives.rows import BASE, LESS, ROWS, STANDARD, Row
+from studies.real_model.parts import nll_of
 
 from stabledllm.experiment.spread import values_of
 from stabledllm.runtime.files import read_json, write_json
 
 HERE = Path(__file__).parent
-RECIPE, GRID, REAL = (HERE / "recipes" / f"{name}.yaml" for name in ("shipped", "rates", "real"))
+RECIPE, GRID = (HERE / "recipes" / f"{name}.yaml" for name in ("shipped", "rates"))
+REAL = HERE.parent / "real_model" / "recipes" / "finetune.yaml"
+"""Of the fine-tuning of a real model: its steps, learning rate and decoding."""
 METRIC = "validation_nll"
 KEPT = ("method", "seed", "learning_rate", "max_grad_norm", "status", "metrics", "averages", "outlier_steps",
         "forward_passes", "steps", "seconds")  # fmt: skip
@@ -142,13 +145,13 @@ class Study:
 
     def on_real_model(self) -> None:
         """Every row from the converted and adapted model of ``studies/real_model``, where that study has made it."""
-        model = adapted_model(self.real)
-        if model is None:
+        run = adapted(self.real)
+        if run is None:
             print(f"{self.real}: no adapted model there, which studies/real_model makes; the part real is left out")
             return
         rows = {"train": "tune", "validation": "held_out", "test": "problems"}
         more = [f"base.data.{key}=gsm8k:{self.real / 'text' / name}.jsonl" for key, name in rows.items()]
-        more += [f"base.model={model}", *self.size.real_more]
+        more += [f"base.model={run / 'model'}", *self.size.real_more]
         for row in ROWS:
             self._experiment(self.folder("real", row), row, self.size.real, *more, recipe=REAL)
 
@@ -228,11 +231,10 @@ def best_rate(found: dict[str, list[float]]) -> str:
     return min((rate for rate in found if len(found[rate]) == most), key=lambda r: (fmean(found[r]), float(r)))
 
 
-def adapted_model(folder: Path) -> Path | None:
-    """The adapted model in the folder of ``studies/real_model`` with the lowest NLL; None where none is finished."""
-    arms = {run.parent: read_json(run)["metrics"]["validation_nll"]["value"] for run in folder.glob("adapt/*/run.json")}
-    found = {arm: nll for arm, nll in arms.items() if (arm / "model").is_dir() and arm.name != "random"}
-    return min(found, key=found.__getitem__) / "model" if found else None
+def adapted(folder: Path) -> Path | None:
+    """The run in the folder of ``studies/real_model`` that adapted a converted model best; None where none is whole."""
+    arms = [run.parent for run in folder.glob("adapt/*/run.json") if (run.parent / "model").is_dir()]
+    return min((arm for arm in arms if arm.name != "random"), key=nll_of, default=None)
 
 
 def _list(values: Iterable[object]) -> str:

@@ -13,7 +13,6 @@ from stabledllm.config import load_recipe
 from stabledllm.runtime.files import read_json, write_json
 from tests.cli.runner import in_process
 
-HERE = Path(study.__file__).parent
 DUEL = {"value": 0.25, "stderr": 0.1}
 
 
@@ -68,33 +67,36 @@ def adaptation(folder: Path, arm: str, nll: float, *, whole: bool = True) -> Pat
 
 
 def test_the_real_model_is_the_best_adapted_one_that_is_there(tmp_path):
-    assert study.adapted_model(tmp_path) is None
+    assert study.adapted(tmp_path) is None
     adaptation(tmp_path, "random", 1.0)
     adaptation(tmp_path, "shift", 2.0, whole=False)
-    assert study.adapted_model(tmp_path) is None
+    assert study.adapted(tmp_path) is None
     adaptation(tmp_path, "annealed", 4.0)
+    assert study.adapted(tmp_path) == tmp_path / "adapt" / "annealed"
     best = adaptation(tmp_path, "no-shift", 3.0)
-    assert study.adapted_model(tmp_path) == best
+    assert study.adapted(tmp_path) / "model" == best
 
 
-def test_on_the_real_model_every_row_has_the_rows_and_steps_of_its_fine_tuning(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("size", [study.FULL, study.SMALL], ids=["full", "rehearsal"])
+def test_on_the_real_model_every_row_is_fine_tuned_by_that_studys_recipe(tmp_path, monkeypatch, capsys, size):
     said = []
     monkeypatch.setattr(study, "command", lambda *words: said.append([str(word) for word in words]))
-    mine = study.Study(tmp_path, real=tmp_path / "real")
+    mine = study.Study(tmp_path, size, real=tmp_path / "real")
     mine.on_real_model()
     assert not said
     assert "no adapted model there" in capsys.readouterr().out
     model = adaptation(tmp_path / "real", "annealed", 3.0)
     mine.on_real_model()
     assert len(said) == len(ROWS)
-    theirs = load_recipe(str(HERE.parent / "real_model" / "recipes" / "finetune.yaml")).base
     for row, words in zip(ROWS, said, strict=True):
         settings = load_recipe(words[1], words[2:-2])
-        assert (settings.base.model, settings.base.objective.name) == (str(model), row.objective)
-        assert str(settings.base.data.validation).endswith("held_out.jsonl")
-        for key in ("batch", "steps", "eval_draws", "trainer", "decoding"):
-            assert getattr(settings.base, key) == getattr(theirs, key)
-        assert settings.base.data.system_prompt == theirs.data.system_prompt
+        base, data = settings.base, settings.base.data
+        assert (base.model, base.objective.name, settings.methods) == (str(model), row.objective, [row.method])
+        rows = [Path(str(each)).stem for each in (data.train, data.validation, data.test)]
+        assert rows == ["tune", "held_out", "problems"]
+        assert base.steps == (36 if size is study.FULL else 2)
+        assert settings.seeds == list(size.real)
+        assert Path(settings.out) == mine.folder("real", row)
 
 
 def test_the_table_of_the_real_model_is_of_its_own_runs(small):
