@@ -1,5 +1,5 @@
-"""What makes the suite shorter: the order in which files run, a garbage collector that passes over what lasts, and no
-waiting for the disk."""
+"""What makes the suite shorter: files compiled once, the order in which they run, a garbage collector that passes over
+what lasts, and no waiting for the disk."""
 
 from __future__ import annotations
 
@@ -43,8 +43,36 @@ _now: Path | None = None
 """The file whose tests are running."""
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """What is imported while tests are collected stays compiled, even where PYTHONDONTWRITEBYTECODE says no: pytest
+    works on every assertion of a file that it compiles, for a third of a short run, and the processes that tests start
+    read the library from there. What a test writes and imports is compiled anew each time, as ever: a file of the same
+    size, written again within a second, would pass for the one before."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, False
+    try:
+        return (yield)
+    finally:
+        sys.dont_write_bytecode = before
+
+
+def _has_long_tests(path: Path) -> bool:
+    return "mark.long" in path.read_text(encoding="utf-8")
+
+
+def pytest_ignore_collect(collection_path: Path, config) -> bool | None:
+    """Where folders are asked for their long tests alone, files without any are not even imported."""
+    of_folders = all(Path(argument).is_dir() for argument in config.args)
+    if config.option.markexpr == "long" and of_folders and collection_path.match("test_*.py"):
+        return None if _has_long_tests(collection_path) else True
+    return None
+
+
 def pytest_collection_modifyitems(items) -> None:
     """Files with long tests come first: at the end no core waits for another that has only just begun one."""
+    hidden = {item.path for item in items if item.get_closest_marker("long")}
+    if hidden := [str(path) for path in hidden if not _has_long_tests(path)]:
+        raise pytest.UsageError(f"expected 'mark.long' in each file with a long test, found none in {hidden}")
     long = {item.path for item in items if any(item.get_closest_marker(name) for name in LONG)}
     items.sort(key=lambda item: item.path not in long)
 

@@ -24,7 +24,11 @@ HEAVY = ("transformers", "datasets", "matplotlib", "pydantic", "typer", "scipy",
             True,
             marks=pytest.mark.long,
         ),
-        ("from stabledllm import *; import stabledllm.ppots.record, stabledllm.gradient.components", True),
+        (
+            "from stabledllm import *; import stabledllm.ppots.record, stabledllm.gradient.components;"
+            " Noise('mirror', mask_id=3); AlphaScheduler()",
+            True,
+        ),
     ],
 )
 def test_import_loads_nothing_heavy(statement, torch):

@@ -26,8 +26,8 @@ BREAKS = {
 """For each contract of pyproject.toml a line that breaks it, and where."""
 
 
-def broken_contracts(source: Path) -> set[str]:
-    """The contracts that import-linter calls broken in a tree of sources."""
+def broken_contracts(source: Path) -> dict[str, str]:
+    """The contracts that import-linter calls broken in a tree of sources, and what it says of each."""
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
     done = subprocess.run(
         [*command, "--no-cache", "--no-logo"],
@@ -39,22 +39,36 @@ def broken_contracts(source: Path) -> set[str]:
     verdicts = re.findall(r"(?m)^(.+) (KEPT|BROKEN)(?: \(\d+ ignored imports\))?$", done.stdout)
     assert len(verdicts) == len(BREAKS), done.stdout + done.stderr
     assert (done.returncode == 0) == all(verdict == "KEPT" for _, verdict in verdicts)
-    return {name for name, verdict in verdicts if verdict == "BROKEN"}
+    said = re.split(r"(?m)^(.+)\n-+\n", done.stdout)
+    about = dict(zip(said[1::2], said[2::2], strict=True))
+    return {name: about[name] for name, verdict in verdicts if verdict == "BROKEN"}
 
 
 @pytest.mark.processes
 def test_no_package_imports_one_above_it():
-    assert broken_contracts(SOURCE.parent) == set()
+    assert broken_contracts(SOURCE.parent) == {}
+
+
+@pytest.fixture(scope="module")
+def spoilt(tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    """A tree with every line of the table, and what is said of its contracts."""
+    tree = tmp_path_factory.mktemp("spoilt")
+    shutil.copytree(SOURCE, tree / "stabledllm", ignore=shutil.ignore_patterns("assets", "__pycache__"))
+    for file, line in BREAKS.values():
+        path = tree / "stabledllm" / file
+        path.write_text(f"{path.read_text() if path.exists() else ''}\n{line}\n")
+    return tree / "stabledllm", broken_contracts(tree)
 
 
 @pytest.mark.processes
 @pytest.mark.parametrize("contract", BREAKS)
-def test_a_contract_broken_on_purpose_fails(contract, tmp_path):
-    shutil.copytree(SOURCE, tmp_path / "stabledllm", ignore=shutil.ignore_patterns("assets", "__pycache__"))
-    file, line = BREAKS[contract]
-    path = tmp_path / "stabledllm" / file
-    path.write_text(f"{path.read_text()}\n{line}\n")
-    assert contract in broken_contracts(tmp_path)
+def test_a_contract_broken_on_purpose_fails(contract, spoilt):
+    """By the very line that is to break it, which is named: another may break the same contract."""
+    tree, said = spoilt
+    file, _ = BREAKS[contract]
+    importer = f"stabledllm.{file.removesuffix('.py').replace('/', '.')}"
+    last = len((tree / file).read_text().splitlines())
+    assert re.search(rf"\b{re.escape(importer)} -> \S+ \(l\.{last}\)", said[contract])
 
 
 def walks() -> list[list[str]]:

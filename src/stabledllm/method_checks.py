@@ -146,26 +146,20 @@ def check_measured(objective: Objective, gradient: bool) -> None:
         objective: or its settings.
 
     Raises:
-        UserError: an infinite variance; or the gradient's noise under ``cosine``, in a window or bell, or of weighed or
-            chosen tokens.
+        UserError: an infinite variance; or the gradient's noise under ``cosine``.
 
     >>> from stabledllm.noise.objective import Objective
-    >>> check_measured(Objective(tokens="lift"), gradient=True)
+    >>> check_measured(Objective("cosine"), gradient=True)
     Traceback (most recent call last):
-    stabledllm.errors.UserError: decompose: gradient=true and objective.tokens=lift contradict; write gradient=false ...
+    stabledllm.errors.UserError: decompose: gradient=true and objective.weighting 'cosine' contradict; write ...
     """
-    weighting, tokens, window = objective.weighting, objective.tokens, objective.window
-    of = f"objective.weighting '{weighting}'" if weighting in ("cosine", "bell") else ""
-    if tokens != "all":
-        of = f"objective.tokens={tokens}"
-    if window:
-        of = f"objective.window {list(window)} (objective.name=llada2 and bd3lm have one)"
-    if gradient and of:
-        raise UserError(
-            f"decompose: gradient=true and {of} contradict; write gradient=false for the noise of the loss alone."
-        )
-    if weighting != "cosine":  # whose masks are counted
+    if objective.weighting != "cosine":
         _refuse_unbounded(objective, STANDARD, "decompose")
+    elif gradient:  # its masks are counted, so that none are Standard's
+        raise UserError(
+            "decompose: gradient=true and objective.weighting 'cosine' contradict; write gradient=false for the noise "
+            "of the loss alone."
+        )
 
 
 def _refuse_unbounded(objective: Objective, method: str, what: str) -> None:

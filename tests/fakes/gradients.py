@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import torch
 
+from stabledllm.forward.chosen import chosen
 from stabledllm.gradient.per_row import GradientBatch, RowGradients
 from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Rows
@@ -24,11 +26,12 @@ class ToyGradients(RowGradients):
         eps: float = 0.1,
         power: float = 0.0,
         normalization: str = "row",
+        objective: Objective | None = None,
     ):
         self.kinds = kinds or [toy_row(size, seed) for size, seed in ((4, 0), (3, 1), (4, 2))]
         sizes = [self.kinds[i % len(self.kinds)].size for i in range(n_rows)]
         self.rows = [SimpleNamespace(maskable_count=lambda syrm, size=size: size) for size in sizes]
-        self.objective, self.forwards = Objective("power", normalization, eps=eps, power=power), 0
+        self.objective, self.forwards = objective or Objective("power", normalization, eps=eps, power=power), 0
         self._sizes = {}
         self.size = self.kinds[0].table.shape[2] - 1
         self.parameters = {"theta": torch.zeros(self.size)}
@@ -63,4 +66,25 @@ class ToyGradients(RowGradients):
             token_index=torch.arange(toy.size),
             delimiter=torch.isin(torch.arange(toy.size), torch.tensor(toy.delimiter)).expand(len(chunk), -1),
         )
-        return None, replace(method, objective=self.objective).draw_at(t[chunk], key, rows, sampler)
+        method = replace(method, objective=self.objective)
+        draw = self.noise_at(t[chunk], method, key, rows, sampler)
+        batch = {"input_ids": rows.token_index.expand(len(chunk), -1), "attention_mask": rows.maskable}
+        return None, chosen(draw, method, key, rows, batch, partial(answer, toy), mask_id=MASK)
+
+
+MASK = -1
+
+
+def answer(toy: ToyRow, ids, attention_mask, *, selected, targets=None) -> SimpleNamespace:
+    """What a model says of partly masked copies of a toy row: the table's cross-entropies, or logits of two tokens."""
+    masked = ids == MASK
+    if targets is None:
+        return SimpleNamespace(logits=logits_of(toy).repeat(len(ids), 1))
+    state = (masked.long() << torch.arange(toy.size)).sum(1)
+    return SimpleNamespace(nll=torch.from_numpy(toy.table[..., 0])[state][masked])
+
+
+def logits_of(toy: ToyRow) -> torch.Tensor:
+    """Logits of two tokens at each place of a toy row that is masked as a whole, (P, 2)."""
+    first = torch.linspace(0.0, 3.0, toy.size, dtype=torch.float64)
+    return torch.stack((first, torch.zeros_like(first)), dim=1)

@@ -319,7 +319,8 @@ def test_the_forwards_that_choose_are_known_in_advance(size):
         ("fixedcount", Objective(tokens="gift"), "masks each token with a probability of its own"),
         ("complement", Objective(tokens="gift"), "expected parts of"),
         ("isad", Objective(tokens="lift"), "expected parts of"),
-        ("ppots-gradient", Objective(tokens="cart"), "expected parts of"),
+        ("ppots-gradient", Objective(tokens="lift"), "expected parts of"),
+        ("lowdisc+ppots-head", Objective(tokens="gift"), "expected parts of"),
         ("lowdisc", Objective("cosine", tokens="lift"), "under weighting 'cosine', which has no masking probability"),
         (
             "fixedcount",

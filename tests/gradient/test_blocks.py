@@ -29,7 +29,7 @@ from tests.checks.statistics import Z, assert_mean
 from tests.fakes.block_gradients import PARAMETERS, ExactGradient
 from tests.fakes.tables import tiny_in_blocks
 from tests.oracle import step_variance, toy_row
-from tests.statistical.cases import FITTED, case
+from tests.statistical.cases import FITTED, case, in_window
 from tests.variance.test_blocks import EPS, ROWS, STANDARD, TwoAlike
 
 pytestmark = pytest.mark.statistical
@@ -40,10 +40,11 @@ def method(text: str) -> Method:
     return Method.parse(text, objective=Objective(eps=EPS))
 
 
-def meter_of(kind, model=None, rows=ROWS, copies=COPIES, normalization="row", **kwargs):
+def meter_of(kind, model=None, rows=ROWS, copies=COPIES, normalization="row", window=None, **kwargs):
     loaded = MeteredModel(model or tiny_in_blocks(), mask_id=0, pad_id=0)
     kwargs = {"parameters": None if model else PARAMETERS, "tokens_per_batch": 2**13} | kwargs
-    return kind(loaded, rows * copies, Objective(eps=EPS, normalization=normalization), block_size=2, **kwargs)
+    objective = Objective(eps=EPS, normalization=normalization, window=window)
+    return kind(loaded, rows * copies, objective, block_size=2, **kwargs)
 
 
 def units_of(meter, rows: int, seed: int) -> UnitNoise:
@@ -109,6 +110,23 @@ def test_under_a_mean_over_tokens_a_row_counts_by_its_tokens():
     squared = share[rows.profile.rows] ** 2
     for part in ("square", "at_rates", "of_rows"):
         torch.testing.assert_close(getattr(rows_by_token, part), getattr(rows, part) * squared, rtol=1e-4, atol=1e-4)
+
+
+def test_in_a_window_every_t_of_a_block_is_the_place_in_it():
+    """LLaDA2's window: the law of counts, the chance of hiding nothing and the mask ratios are those of the window."""
+    window = (0.3, 0.8)
+    truth = ExactGradient(tiny_in_blocks(), ROWS, in_window("standard", *window).setting)
+    units, rows = (meter_of(kind, window=window) for kind in (UnitRowGradients, BlockRowGradients))
+    standard, found, hidden = Method.parse("standard", objective=rows.objective), [], []
+    for s in range(16):
+        single = units_of(units, 16, s)
+        nested = nested_rows(rows, standard, rows=8, rates=4, seed=s, one_t=True)
+        found.append((decompose_in_blocks(single, nested), split_of_gradient(single, nested)))
+        hidden.append(mean_of(single.hidden(Uniform())).value)
+    for name, value in {"mask_pattern": truth.pattern, "mask_rate": truth.own, "data": truth.data}.items():
+        assert_mean(np.array([getattr(parts, name).value for parts, _ in found]), value, name)
+    assert_mean(np.array([split.between_rows.value for _, split in found]), truth.shared, "B of one t")
+    assert_mean(np.array(hidden), truth.hidden, "what masks that hide a token leave out")
 
 
 def test_a_t_of_its_own_for_each_block_and_plain_masks(exact):

@@ -26,8 +26,9 @@ from stabledllm.gradient.sketch import BLOCKS
 from stabledllm.lab.measure.gradient_notes import rows_note
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method, MethodOptions
-from stabledllm.noise.streams import Key, Stream
+from stabledllm.noise.objective import Objective
 from stabledllm.stats.intervals import Ratio
+from tests.checks.gradients import drawn
 from tests.checks.statistics import Z, assert_mean
 from tests.fakes.gradients import ToyGradients
 from tests.oracle import Setting, conditional, decomposition, moments, panels, toy_row
@@ -85,7 +86,7 @@ def test_another_objective(power):
 
 
 def test_binomial_weights_sum_to_the_bernoulli_law():
-    weights = count_weights(4, 0.1, 0.0)
+    weights = count_weights(4, Objective(eps=0.1))
     p = 0.9 * weights.t + 0.1
     assert torch.allclose((weights.mean * p * 4).sum(0), 1 - (1 - p) ** 4)
     assert torch.allclose(weights.square * p * 4, weights.mean)
@@ -116,23 +117,6 @@ def test_the_wrong_masker_s_profile_is_refused():
     profile = gradient_profile(ToyGradients(), Method.parse("complement"), **SIZES, seed=0)
     with pytest.raises(ValueError, match="expected a profile of fixedcount"):
         decompose_gradient(profile)
-
-
-@functools.cache
-def uniforms_of(source, n: int, steps: int) -> torch.Tensor:
-    """The u of every row of many steps, drawn once for all methods of a source."""
-    return torch.cat([source.uniforms(Key(5, s), n, torch.device("cpu")) for s in range(steps)])
-
-
-def drawn(method: Method, sampler, n: int, steps: int, meter: ToyGradients) -> tuple[float, float]:
-    """n tr Var of really drawn steps, and its error over 20 groups of steps."""
-    key, rows = Key(99, 1), n * steps
-    index = (key.row_uniforms(Stream.RESAMPLE, torch.arange(rows)) * len(meter.rows)).long()
-    u = uniforms_of(method.source, n, steps)
-    ((_, _, g, _),) = meter.gradients(index, sampler.icdf(u), method, Key(7, 7), sampler)
-    step = g.view(20, steps // 20, n, -1).mean(2)
-    each = n * step.var(1).sum(-1)
-    return float(each.mean()), float(each.std()) / 20**0.5
 
 
 PREDICTED = [
@@ -264,7 +248,7 @@ def test_the_first_rows_alone():
 
 def test_masks_go_where_the_noise_is():
     edges = torch.tensor([0.0, 0.03, 0.0625, 0.125, 0.25, 0.5, 0.75, 1.0], dtype=torch.float64)
-    masks = masks_per_cell(edges, 2)
+    masks = masks_per_cell(edges, 2, Objective())
     assert masks.min() == 2
     assert masks.max() == 6
     assert (masks.diff() <= 0).all()

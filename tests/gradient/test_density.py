@@ -23,9 +23,18 @@ from tests.checks.statistics import assert_mean
 from tests.fakes.gradients import ToyGradients
 from tests.fakes.tiny import model, rows
 from tests.oracle import Setting, conditional, panels, toy_row
+from tests.statistical.cases import case, in_window, under_bell
 
 KINDS = [toy_row(4, 0), toy_row(3, 1)]
-SETTINGS = {"standard": Setting(eps=0.1), "mirror": Setting(eps=0.1, views="mirror", count=2)}
+CASES = [
+    case("standard"),
+    case("mirror"),
+    *(in_window(text, 0.3, 0.8) for text in ("standard", "mirror", "fixedcount")),
+    *(under_bell(text, 2, 2) for text in ("standard", "complement")),
+]
+
+
+OF = ["bound", "window", "bell", "cart"]
 
 
 def exact_moment(setting: Setting, low: float, high: float) -> float:
@@ -37,14 +46,14 @@ def exact_moment(setting: Setting, low: float, high: float) -> float:
     return total / len(KINDS)
 
 
-@pytest.mark.parametrize("name", ["standard", "mirror"])
-def test_second_moments_by_cell_equal_enumeration(name):
-    meter, method = ToyGradients(KINDS), Method.parse(name)
+@pytest.mark.parametrize("chosen", CASES, ids=str)
+def test_second_moments_by_cell_equal_enumeration(chosen):
+    meter, method = ToyGradients(KINDS, objective=chosen.objective), chosen.method
     moments = [norm_profile(meter, method, rows=24, rates=4, masks=2, seed=s).moments for s in range(40)]
     edges = moments[0].edges.tolist()
     found = np.array([m.curve().value.numpy() for m in moments])
     for j, (low, high) in enumerate(itertools.pairwise(edges)):
-        assert_mean(found[:, j], exact_moment(SETTINGS[name], low, high), f"cell {j}")
+        assert_mean(found[:, j], exact_moment(chosen.setting, low, high), f"cell {j}")
 
 
 def test_the_fitted_density_has_nearly_the_least_gradient_noise():
@@ -95,10 +104,14 @@ def test_the_proxys_density_is_weighed_by_the_gradients_own_moment():
 
 
 @pytest.mark.parametrize(("name", "signal"), [("ppots-gradient", "gradient"), ("ppots-head+mirror", "output layer")])
-def test_before_training_the_right_norm_is_probed(name, signal):
+@pytest.mark.parametrize(
+    "objective", [Objective(), Objective(window=(0.3, 0.8)), Objective("bell"), Objective(tokens="cart")], ids=OF
+)
+def test_before_training_the_right_norm_is_probed(name, signal, objective):
     loaded = LoadedModel(model(), ByteTokenizer(), "small")
     settings = ProbeOptions(rows=6, rates=4, masks=2, starts=2, check_proxy=True)
-    found = probe_and_fit(loaded, rows(12), Method.parse(name), settings, 0, 4)
+    found = probe_and_fit(loaded, rows(12), Method.parse(name, objective=objective), settings, 0, 4)
+    assert found.record["objective"]["tokens"] == objective.tokens
     assert found.signal == signal
     assert found.forward_passes > 0
     if signal == "output layer":

@@ -16,7 +16,7 @@ from stabledllm.gradient.nested_masks import MASKS_PER_ROW, NestedMasks, nested_
 from stabledllm.gradient.profile import gradient_profile
 from stabledllm.gradient.sketch import ProjectedGradients
 from stabledllm.noise.methods import Method
-from tests.checks.mask_split import exact_parts, masked_gradients, of_count
+from tests.checks.mask_split import exact_parts, masked_gradients, mixed_row, of_count
 from tests.checks.moments import assert_covers
 from tests.checks.statistics import Z, assert_mean
 from tests.fakes.gradients import ToyGradients
@@ -24,12 +24,6 @@ from tests.oracle import Setting, ToyRow, count_coefficient, decomposition, toy_
 
 COUNTED = Method.parse("fixedcount")
 PARTS = ("count", "targets", "context", "rate")
-
-
-def mixed_row(size: int, seed: int) -> ToyRow:
-    """The toy's gradients, with as much again that depends on the whole mask: most of A is of the context then."""
-    table = toy_row(size, seed).table
-    return ToyRow(table + np.random.default_rng([size, seed]).normal(0.0, 0.4, table.shape))
 
 
 KINDS = [mixed_row(4, 0), toy_row(3, 1), mixed_row(6, 2)]

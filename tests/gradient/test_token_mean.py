@@ -11,8 +11,9 @@ from stabledllm.gradient.components import decompose_gradient
 from stabledllm.gradient.predicted import at_equal_compute, data_noise, step_noise, uniform_for
 from stabledllm.gradient.profile import gradient_profile
 from stabledllm.noise.methods import Method
+from tests.checks.gradients import exact_noise
 from tests.fakes.gradients import ToyGradients
-from tests.oracle import Setting, conditional, panels, toy_row
+from tests.oracle import Setting, toy_row
 
 pytestmark = pytest.mark.statistical
 KINDS = [toy_row(size, seed) for size, seed in ((1, 0), (2, 1), (5, 2))]
@@ -21,17 +22,7 @@ SIZE = np.array([row.size for row in KINDS])
 
 def exact(masker: str, share: np.ndarray) -> dict[str, float]:
     """Traces over rows of every kind equally often, their gradients times the share."""
-    setting, parts = Setting(masker, eps=0.1), {"A": [], "B": [], "h": []}
-    for row in KINDS:
-        t, dt = panels(setting.kinks(row.size), 0.0, 1.0)
-        mean, square = (x[:, 1:] for x in conditional(setting, row, t))
-        whole = dt @ mean
-        parts["A"].append((dt @ (square - mean**2)).sum())
-        parts["B"].append((dt @ mean**2 - whole**2).sum())
-        parts["h"].append(whole)
-    h = np.array(parts["h"])
-    spread = share[:, None] * (h - (share[:, None] * h).mean(0) / share.mean())
-    return {"A": (share**2 * parts["A"]).mean(), "B": (share**2 * parts["B"]).mean(), "C": (spread**2).sum(1).mean()}
+    return exact_noise(Setting(masker, eps=0.1), KINDS, share)
 
 
 @functools.cache

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -138,16 +135,6 @@ def test_refusals(tmp_path, make, words):
         make(tmp_path)
     for word in words:
         assert word in str(refused.value), refused.value
-
-
-@pytest.mark.processes
-def test_importing_it_loads_torch_only():
-    code = (
-        "import sys; from stabledllm import AlphaScheduler, Noise; Noise('mirror', mask_id=3); AlphaScheduler()\n"
-        "heavy = [m for m in ('transformers', 'datasets', 'matplotlib', 'scipy') if m in sys.modules]\n"
-        "assert not heavy, heavy"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from stabledllm.build import build_methods
 from stabledllm.config.settings import DecomposeSettings, TrainSettings
-from stabledllm.errors import UserError
 from stabledllm.lab.decompose import run_decompose
 from stabledllm.lab.fit import run_fit
-from stabledllm.lab.measure.decompose import check_methods
+from stabledllm.reports.printed import decomposition_text
 from tests.fakes.run import write_model, write_rows
 
 SIZES = {"rows": 6, "rates": 4, "masks": 2, "steps": 12, "forwards": 8}
@@ -62,12 +62,38 @@ def test_a_density_is_fitted_under_the_objective_and_says_so(tmp_path, given, na
     assert objective["tokens"] == (name if name != "bell" else "all")
 
 
-@pytest.mark.parametrize(
-    ("objective", "found"),
-    [({"name": "bell"}, "objective.weighting 'bell'"), ({"name": "lift"}, "objective.tokens=lift")],
-)
-def test_the_gradients_noise_is_refused_there(objective, found):
-    methods = build_methods(DecomposeSettings(objective=objective))
-    with pytest.raises(UserError, match=f"gradient=true and {found}.* contradict; write gradient=false"):
-        check_methods(methods, gradient=True)
-    check_methods(methods, gradient=False)
+GRADIENTS = [
+    ({"name": "bell"}, ["lowdisc+fixedcount", "complement"]),
+    ({"window": [0.3, 0.8]}, ["lowdisc+ppots", "fixedcount+mirror"]),
+    ({"name": "cart"}, ["fixedcount", "mirror"]),
+    ({"name": "lift"}, ["lowdisc+fixedcount", "mirror"]),
+    ({"name": "gift"}, ["lowdisc", "multisample"]),
+]
+GRAD = {"rows": 5, "view_rows": 4, "rates": 2, "masks": 2, "split_rows": 4, "steps": 4}
+
+
+@pytest.mark.parametrize(("objective", "methods"), GRADIENTS, ids=[str(next(iter(o.values()))) for o, _ in GRADIENTS])
+def test_the_gradients_noise_is_measured_under_every_objective(tmp_path, given, objective, methods):
+    """Predicted, drawn and at equal compute, for every method; its ratios are shown beside those of the loss."""
+    sizes = SIZES | {"steps": 4, "forwards": 4}
+    more = {"objective": objective, "out": str(tmp_path), "methods": ["standard", *methods], "probe": PROBE}
+    settings = DecomposeSettings(**given, **more, **sizes, gradient=True, grad=GRAD)
+    record = run_decompose(settings, say=lambda _: None)
+    parts = record["gradient"]
+    for name in ("mask_pattern", "mask_rate", "data", "total"):
+        assert math.isfinite(parts[name]["value"]), name
+    chosen = objective.get("name") in ("lift", "gift")
+    standard, *others = record["methods"]
+    cost, level = standard["views"], standard["gradient"]["variance_at_equal_compute"]["value"]
+    assert level == pytest.approx(cost * parts["total"]["value"] - parts["data"]["value"], rel=1e-6)
+    for entry in others:
+        assert entry["gradient"]["predicted_variance"]["value"] > 0
+        assert math.isfinite(entry["gradient"]["relative_to_standard"]["value"])
+    assert (parts["split"] is None) == (parts["floor"] is None) == chosen
+    assert any("neither the least noise of a density nor what A is made of" in n for n in record["notes"]) == chosen
+    text = decomposition_text(record, wide=True)
+    assert ("which tokens are targets" in "\n".join(text)) != chosen
+    low, high = objective.get("window", [0.0, 1.0])
+    shown = [t for each in (record["curves"], *record["densities"]) for t in each["t"]]
+    assert low < min(shown) < low + 0.1, "mask ratios, not places"
+    assert max(shown) < high

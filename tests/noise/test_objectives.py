@@ -174,7 +174,7 @@ def test_what_does_not_go_together_is_one_sentence(keys, says):
         build_objective(ObjectiveSettings(**keys))
 
 
-@pytest.mark.parametrize("method", ["complement", "clipped", "isad", "ppots-gradient", "lowdisc+ppots-head"])
+@pytest.mark.parametrize("method", ["complement", "clipped", "isad", "lowdisc+isad-exact"])
 def test_a_part_that_a_window_has_no_place_for_is_refused_by_name(method):
     with pytest.raises(UserError, match=rf"^method '{re.escape(method)}' and objective.window \[0.3, 0.8\] "):
         Method.parse(method, objective=Objective(window=LLADA2))

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from stabledllm.noise import philox
 from stabledllm.noise.philox import philox4x32
+from tests.fakes.second_device import SECOND, second_device
 
 
 def words(text: str) -> list[int]:
@@ -30,3 +32,17 @@ def test_broadcasts_like_single_calls():
     together = philox4x32(blocks, rows, *tail, seed=9)
     assert together.shape == (3, 4, 4)
     assert torch.equal(together[2, 1], philox4x32(blocks[0, 1], rows[2, 0], *tail, seed=9))
+
+
+@pytest.mark.parametrize("n", [0, 1, 70])
+def test_an_accelerator_gives_the_same_bits(n, monkeypatch):
+    """The CPU's are by NumPy, in several parts where there are many; another device's are by torch."""
+    monkeypatch.setattr(philox, "_PART", 32)
+    counters = torch.arange(n) * 61_356_675, torch.arange(n), torch.tensor(7), torch.tensor(2**32 - 1)
+    here = philox4x32(*counters, seed=2**63 + 5)
+    with second_device():
+        there = philox4x32(*(counter.to(SECOND) for counter in counters), seed=2**63 + 5)
+        assert there.device == SECOND
+        assert torch.equal(there.cpu(), here)
+    assert here.shape == (n, 4)
+    assert here.dtype == torch.int64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
@@ -33,9 +34,21 @@ def draws(sampler, n=100_000, step=0):
     return sampler.icdf(Key(3, step).row_uniforms(Stream.RATE, torch.arange(n)))
 
 
+@functools.cache
+def steep_fit(family: str = "epr"):
+    return fit(probed(STEEP, rates=40).moments, IID(), FitOptions(family=family))
+
+
+@functools.cache
+def known_fit() -> tuple[Law, FittedDensity]:
+    """A law with E l = 1, and the density fitted to a large probe of it."""
+    law = Law(tau2=0.2, h=lambda t: 1 + 0 * t, sd=lambda t: 0.3 + 3 * t**2)
+    return law, fit_density(probed(law, rows=200, rates=40, masks=10), Method.parse("ppots"))
+
+
 @pytest.fixture(scope="module", params=["epr", "tabulated"])
 def fitted(request):
-    return fit(probed(STEEP, rates=40).moments, IID(), FitOptions(family=request.param))
+    return steep_fit(request.param)
 
 
 def check_sampler(sampler) -> None:
@@ -105,24 +118,29 @@ def test_p_is_refitted_for_the_source_and_the_cost():
     assert half.cost.unique().tolist() == [1.0, 2.0]
 
 
-def test_double_bump_falls_back_and_says_so():
+def double_bump(noise: float = 0.02):
     root = 0.05 + torch.exp(-(((MIDDLE - 0.3) / 0.05) ** 2)) + torch.exp(-(((MIDDLE - 0.75) / 0.05) ** 2))
-    found = fit(profile_with_root(root, noise=0.02).moments, IID(), FitOptions())
+    return profile_with_root(root, noise=noise)
+
+
+@functools.cache
+def double_bump_fit() -> FittedDensity:
+    return fit_density(double_bump(), Method.parse("ppots"))
+
+
+def test_double_bump_falls_back_and_says_so():
+    found = fit(double_bump().moments, IID(), FitOptions())
     assert found.kind == "tabulated"
-    density = fit_density(profile_with_root(root, noise=0.02), Method.parse("ppots"))
+    density = double_bump_fit()
     assert density.record["kind"] == "tabulated"
     assert "EPR does not fit" in density.fallback
-
-
-def test_a_good_fit_keeps_the_family_although_the_points_are_noisy():
-    assert all(fit(probed(STEEP, rates=40, seed=s).moments, IID(), FitOptions()).kind == "epr" for s in range(3))
 
 
 @pytest.mark.slow
 def test_predicted_variances_of_a_known_law():
     """Uniform: ∫ m dt - 1; fitted: (∫ sqrt m dt)² - 1, here with E l = 1."""
-    law = Law(tau2=0.2, h=lambda t: 1 + 0 * t, sd=lambda t: 0.3 + 3 * t**2)
-    d = fit_density(probed(law, rows=200, rates=40, masks=10), Method.parse("ppots")).record["diagnostics"]
+    law, density = known_fit()
+    d = density.record["diagnostics"]
     t = (torch.arange(10_000) + 0.5) / 10_000
     m = law.second_moment(t)
     for name, second in (("variance_uniform", m.mean()), ("variance_fitted", m.sqrt().mean() ** 2)):
@@ -150,7 +168,7 @@ def test_cross_fitting_does_not_flatter():
 
 
 def test_mean_weight_of_a_cell_is_exact_also_when_cells_do_not_nest():
-    sampler = fit(probed(STEEP, rates=40).moments, IID(), FitOptions()).sampler
+    sampler = steep_fit().sampler
     for rates in (30, 32):
         edges = torch.arange(rates + 1, dtype=torch.float64) / rates
         square, plain = cell_kernels(sampler, edges)
@@ -288,13 +306,8 @@ def test_views_that_cancel_change_p():
     assert mirror[0] < 0.7 * mirror[-1], "two cancel it: g alone is left"
 
 
-def double_bump(noise: float = 0.02):
-    root = 0.05 + torch.exp(-(((MIDDLE - 0.3) / 0.05) ** 2)) + torch.exp(-(((MIDDLE - 0.75) / 0.05) ** 2))
-    return profile_with_root(root, noise=noise)
-
-
 def test_a_fallback_is_told_and_a_family_asked_for_is_none():
-    density = fit_density(double_bump(), Method.parse("ppots"))
+    density = double_bump_fit()
     d = density.record["diagnostics"]
     assert density.record["kind"] == "tabulated"
     assert d["kl"] > d["kl_threshold"]
@@ -341,6 +354,7 @@ def test_a_fit_without_convergence_falls_back(monkeypatch):
 
 
 def test_good_fits_are_kept_by_every_guard():
+    """By the fit's own, although the points are noisy, and by those of what is recorded."""
     for seed in range(3):
         density = fit_density(probed(STEEP, rates=40, seed=seed), Method.parse("ppots"))
         assert (density.record["kind"], density.fallback) == ("epr", None)
@@ -348,8 +362,7 @@ def test_good_fits_are_kept_by_every_guard():
 
 @pytest.mark.slow
 def test_diagnostics_of_a_known_law():
-    law = Law(tau2=0.2, h=lambda t: 1 + 0 * t, sd=lambda t: 0.3 + 3 * t**2)
-    density = fit_density(probed(law, rows=200, rates=40, masks=10), Method.parse("ppots"))
+    law, density = known_fit()
     d = density.record["diagnostics"]
     m = law.second_moment((torch.arange(10_000) + 0.5) / 10_000)
     assert d["relative_ess"] == pytest.approx(float(1 / (m.sqrt().mean() * (1 / m.sqrt()).mean())), rel=0.1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import re
 import subprocess
 import sys
@@ -316,16 +317,23 @@ def test_what_a_function_is_bound_to_is_part_of_its_digest():
 
 
 @pytest.mark.processes
-def test_a_digest_is_the_same_in_every_process():
+def test_a_digest_is_the_same_in_every_process(tmp_path):
+    """Whatever order a set has, which Python shuffles by the seed of its hashes; what makes a digest needs no torch."""
+    (tmp_path / "rewards.py").write_text("def half(completions, factor=0.5, **_):\n    return [factor]\n")
     source = (
-        "from functools import partial; from tests.rewards.test_functions import half, digest_of; "
-        "print(digest_of(partial(half, factor={'a', 'b', 'c', 'd'}, judge=half)))"
+        "from functools import partial; from rewards import half; from stabledllm.rewards.sources import digest_of; "
+        "factor = set('abcdefgh'); print(list(factor), digest_of(partial(half, factor=factor, judge=half)))"
     )
-    found = {
-        subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout
-        for _ in range(2)
-    }
-    assert len(found) == 1
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", source], cwd=tmp_path, env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True, text=True, check=True,
+        ).stdout.rpartition(" ")
+        for seed in "12"
+    ]  # fmt: skip
+    (order, _, digest), (other_order, _, other_digest) = found
+    assert order != other_order
+    assert digest == other_digest
 
 
 def test_rewards_of_a_run_that_has_none_are_refused():

@@ -24,6 +24,7 @@ from stabledllm.images.kinds import are_images
 from stabledllm.models.new import is_new
 from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import PARTS, STANDARD
+from stabledllm.noise.windows import CHOSEN
 from stabledllm.tasks.registry import MADE
 
 
@@ -221,6 +222,8 @@ def idle_in_decompose(settings: DecomposeSettings, overrides: Sequence[str]) -> 
         rules = fits | _unused(_OF_SINGLE_ANSWERS, "objective.kind=masked beside it") | of_training | rules
     elif not settings.gradient:
         rules |= _unused(("grad.",), "--gradient beside it")
+    elif settings.objective.tokens in CHOSEN:
+        rules |= _unused(("grad.split_rows",), "objective.tokens=all or cart, under which A of the gradient is split")
     return [note for key in _keys(overrides) for note in _notes_on(key, key, runs, rules)]
 
 

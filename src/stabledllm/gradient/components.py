@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stabledllm.gradient.profile import GradientProfile
 from stabledllm.gradient.projected import estimate, projection_error
-from stabledllm.gradient.row_moments import bernoulli_moments
+from stabledllm.gradient.row_moments import RowMoments, bernoulli_moments
 from stabledllm.gradient.sketch import block_products
 from stabledllm.gradient.tail import tail_shape
 from stabledllm.noise.densities import Uniform
@@ -85,17 +85,23 @@ def heavy_tail(k: float) -> bool:
     return not k < HEAVY
 
 
-def decompose_gradient(profile: GradientProfile) -> GradientDecomposition:
+def decompose_gradient(
+    profile: GradientProfile, moments: RowMoments | None = None, tail: float | None = None
+) -> GradientDecomposition:
     """A, B and C of Standard's gradient from a profile of fixed counts; jackknife errors over rows.
 
+    Args:
+        moments: those of Standard, where the profile is of its own masks (``gradient/paired.py``).
+        tail: the Pareto-k of the squared norm then.
+
     Raises:
-        ValueError: a profile of another masker or of several views.
+        ValueError: without ``moments``, a profile of another masker or of several views.
 
     >>> from stabledllm.gradient.example import example_profile
     >>> list(decompose_gradient(example_profile()).as_dict())[:4]
     ['mask_pattern', 'mask_rate', 'data', 'total']
     """
-    moments = bernoulli_moments(profile, Uniform(), 1)
+    moments = moments or bernoulli_moments(profile, Uniform(), 1)
     own, pairs = row_mean_square(profile), PairMean(profile)
     parts = {
         "mask_pattern": lambda keep: (moments.second - moments.rate)[:, keep].mean(1),
@@ -113,7 +119,7 @@ def decompose_gradient(profile: GradientProfile) -> GradientDecomposition:
     return GradientDecomposition(
         **estimates,
         noise_scale=noise_scale(parts["total"], pairs, rows),
-        pareto_k=tail_shape(profile),
+        pareto_k=tail_shape(profile) if tail is None else tail,
         rows_pareto_k=pareto_k(moments.second.mean(0).numpy()),
         sketch_error=projection_error([total]) / abs(float(total.mean())),
     )

@@ -105,7 +105,7 @@ def norm_profile(meter, method: Method, *, rows: int, rates: int, masks: int, se
         meter, measured, rows=rows, rates=rates, masks=masks, seed=seed
     )
     single = isinstance(method.masker, Bernoulli) and points.of_counts
-    edges = rate_edges(rates, meter.objective.eps) if single else points.edges
+    edges = rate_edges(rates, meter.objective.floor) if single else points.edges
     square = torch.stack([(_bernoulli_cells if single else _cells)(points, i, edges) for i in range(len(points.rows))])
     norm, middle = square.clamp(min=0).sqrt(), (edges[1:] + edges[:-1]) / 2
     cost = method.views.cost(middle, points.size)
@@ -135,8 +135,7 @@ def _head_points(
         losses=losses.view(a, n),
         size=size,
         rows=chosen,
-        eps=meter.objective.eps,
-        power=meter.objective.power,
+        objective=meter.objective,
         forwards=meter.forwards - before,
     )
 
@@ -149,11 +148,11 @@ def _cells(points: GradientProfile, i: int, edges: Tensor) -> Tensor:
 
 def _bernoulli_cells(points: GradientProfile, i: int, edges: Tensor) -> Tensor:
     """Mean squared norm of row i in each cell under Bernoulli masks, from fixed counts, shape (b,)."""
-    weights, count, scale = counts_of(points, i)
-    share = points.point_width * points.size[i] * scale**2 * points.squares().mean(0)[i]
+    found = counts_of(points, i)
+    weights, share = found.weights, points.point_width * found.share * found.scale**2 * points.squares().mean(0)[i]
     cell = (torch.searchsorted(edges, weights.t) - 1).clamp(0, len(edges) - 2)
-    of_cell = torch.zeros(len(edges) - 1, len(count), dtype=torch.float64)
-    of_cell.index_add_(0, cell, (weights.square[count] * weights.step).T)
+    of_cell = torch.zeros(len(edges) - 1, len(found.index), dtype=torch.float64)
+    of_cell.index_add_(0, cell, (weights.square[found.index] * weights.step).T)
     return of_cell @ share / edges.diff()
 
 

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stabledllm.gradient.counts import count_weights
+from stabledllm.gradient.counts import coefficients_at_unit_weight, count_weights
 from stabledllm.gradient.per_row import RowGradients
 from stabledllm.gradient.profile import GradientProfile, gram_of
 from stabledllm.gradient.sketch import GradientMeter
-from stabledllm.noise.counts import count_coefficients
 from stabledllm.noise.densities import Uniform
+from stabledllm.noise.maskers.fixed_count import count_masses
 from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import Objective
+from stabledllm.noise.schedule import largest_ratio, masked_count
 from stabledllm.noise.streams import Key, Stream
 
 _STEP = 0x5B117
@@ -65,8 +67,8 @@ class NestedMasks:
 def nested_masks(meter: GradientMeter, profile: GradientProfile, seed: int) -> NestedMasks:
     """Measure the rows of a profile of single fixed counts at several counts, with several masks of each.
 
-    Counts are drawn in strata, half of them evenly and half in proportion to what their noise adds to A. The masks are
-    draws of their own, so that these figures are independent of the profile's given the rows.
+    Counts are drawn in strata, half of them as t draws them and half in proportion to what their noise adds to A. The
+    masks are draws of their own, so that these figures are independent of the profile's given the rows.
 
     Raises:
         ValueError: a profile of another masker or of several views.
@@ -78,19 +80,19 @@ def nested_masks(meter: GradientMeter, profile: GradientProfile, seed: int) -> N
     """
     if not profile.of_counts:
         raise ValueError(f"expected a profile of fixedcount, found {profile.method.name}")
-    chosen, sizes, law_of = profile.rows, profile.size, (profile.eps, profile.power)
+    chosen, sizes, objective = profile.rows, profile.size, profile.objective
     key, per_row, before = Key(seed, _STEP), _STRATA * _PER_STRATUM, meter.forwards
     u = key.row_uniforms(Stream.RATE, torch.arange(len(chosen) * per_row)).view(len(chosen), per_row)
     found = []
     for i, (row, size) in enumerate(zip(chosen.tolist(), sizes.tolist(), strict=True)):
-        law = _law_of_counts(size, *law_of)
+        law = _law_of_counts(size, objective)
         place = (torch.arange(per_row) // _PER_STRATUM + u[i]) / _STRATA
-        k = torch.searchsorted(law.cumsum(0), place).clamp(max=size - 1) + 1
-        each = k.repeat_interleave(_MASKS)
-        gram, shared = _products(meter, profile.method, key, row, each, size, i * MASKS_PER_ROW)
-        found.append(_RowLaw(k, size, law, *law_of).parts(gram, shared, profile.edges))
+        k = torch.searchsorted(law.cumsum(0), place).clamp(max=int(law.nonzero().max())) + 1
+        t = _places(size, objective)[k - 1].repeat_interleave(_MASKS)
+        gram, shared = _products(meter, profile.method, key, row, t, i * MASKS_PER_ROW)
+        found.append(_RowLaw(k, size, law, objective).parts(gram, shared, profile.edges))
     stacked = {name: torch.stack([parts[name] for parts in found], dim=1) for name in found[0]}
-    views = torch.stack([_mean_views(size, profile.edges) for size in sizes.tolist()])
+    views = torch.stack([_mean_views(size, objective, profile.edges) for size in sizes.tolist()])
     return NestedMasks(**stacked, views=views, profile=profile, forwards=meter.forwards - before)
 
 
@@ -136,27 +138,39 @@ def _variance(gram: Tensor) -> Tensor:
     return gram.diagonal(dim1=-2, dim2=-1).mean(-1) - _mean_of_pairs(gram)
 
 
-def _law_of_counts(size: int, eps: float, power: float) -> Tensor:
-    """The probabilities by which counts are drawn, (P,): half even, half as the noise of a mask of that count, roughly.
+def _law_of_counts(size: int, objective: Objective) -> Tensor:
+    """The probabilities by which counts are drawn, (P,): half as under uniform t, half as the noise of such a mask.
 
-    The variance of a sum over k of P tokens is taken to grow like k (1 - k/P).
+    The variance of a sum over k of P tokens is taken to grow like k (1 - k/P). A count that a window makes so rare that
+    no t of double precision stands for it has none.
     """
-    weights, k = count_weights(size, eps, power), torch.arange(1, size + 1, dtype=torch.float64)
+    weights, k = count_weights(size, objective), torch.arange(1, size + 1, dtype=torch.float64)
     noise = weights.square @ weights.step * k * (1 - k / size)
-    even = torch.full_like(k, 1.0 / size)
-    return even if size == 1 else (even + noise / noise.sum()) / 2
+    drawn = torch.full_like(k, 1.0 / size)
+    if objective.has_places:
+        there = masked_count(_places(size, objective), torch.tensor(size), objective.counts) == k
+        drawn, noise = (each * there for each in (count_masses(Uniform(), size, objective.counts), noise))
+        drawn = drawn / drawn.sum()
+    return drawn if size == 1 else (drawn + noise / noise.sum()) / 2
 
 
-def _products(
-    meter: GradientMeter, counts: Method, key: Key, row: int, k: Tensor, size: int, start: int
-) -> tuple[Tensor, Tensor]:
-    """Inner products (Q, n, n) of a row's gradients at given counts, and the tokens that their masks share, (n, n)."""
-    t, rows, gradients = (k.double() - 0.5) / size, torch.full(k.shape, row), None
+def _places(size: int, objective: Objective) -> Tensor:
+    """A t at which each count k = 1..P is the one that is masked, the middle of its cell of t; float64, (P,)."""
+    k = torch.arange(1, size + 1)
+    if not objective.has_places:
+        return (k.double() - 0.5) / size
+    low, high = (largest_ratio(each, torch.tensor(size), objective.counts) for each in (k - 1, k))
+    return (low + high) / 2
+
+
+def _products(meter: GradientMeter, counts: Method, key: Key, row: int, t: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    """Inner products (Q, n, n) of a row's gradients at given t, and the tokens that their masks share, (n, n)."""
+    rows, gradients = torch.full(t.shape, row), None
     for batch in meter.gradients(rows, t, counts, key, start=start):
         if gradients is None:
-            gradients = batch.gradients.new_empty(len(k), batch.gradients.shape[1])
+            gradients = batch.gradients.new_empty(len(t), batch.gradients.shape[1])
         gradients[batch.index.to(gradients.device)] = batch.gradients
-    _, draw = meter.draw(rows, t, counts, key, Uniform(), torch.arange(len(k)), start)
+    _, draw = meter.draw(rows, t, counts, key, Uniform(), torch.arange(len(t)), start)
     mask = draw.mask[:, 0].double().cpu()
     return gram_of(gradients, isinstance(meter, RowGradients)), mask @ mask.T
 
@@ -168,13 +182,13 @@ class _RowLaw:
     k: Tensor
     size: int
     law: Tensor
-    eps: float
-    power: float
+    objective: Objective
 
     def parts(self, gram: Tensor, shared: Tensor, edges: Tensor) -> dict[str, Tensor]:
         """What :class:`NestedMasks` holds of one row, by block, from (Q, n, n) and (n, n)."""
         index, j = self.k - 1, len(self.k)
-        weights, c = count_weights(self.size, self.eps, self.power), self.coefficient
+        weights, whole_c = count_weights(self.size, self.objective), self.objective.coefficients(self.size)[index]
+        c = coefficients_at_unit_weight(self.objective, self.k, self.size)  # of the gradients as they were measured
         scale = c.repeat_interleave(_MASKS)
         by_count = (gram / torch.outer(scale, scale)).unflatten(-2, (j, _MASKS)).unflatten(-1, (j, _MASKS))
         same = by_count.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)  # (Q, J, c, c)
@@ -185,8 +199,8 @@ class _RowLaw:
         mean = weights.mean[index]
         between = by_count.mean((-3, -1)) * self._pairs(point)  # of two counts, (Q, J, J)
         given_rate = (between * ((mean * weights.step) @ mean.T)).sum((-2, -1))
-        whole = (between * torch.outer(c, c)).sum((-2, -1)) / self.size**2
-        in_cell = (point * c**2)[:, None] * _in_cells(self.k, self.size, edges) / edges.diff()
+        whole = (between * torch.outer(whole_c, whole_c)).sum((-2, -1)) / self.size**2
+        in_cell = (point * c**2)[:, None] * _in_cells(self.k, self.size, self.objective, edges) / edges.diff()
         context = variance - targets
         return {
             "count": (_mean_of_pairs(same) * square).sum(-1) - given_rate,
@@ -197,11 +211,6 @@ class _RowLaw:
             "exact_context": context @ in_cell,
             "in_partition": (context * self.k / self.size) @ in_cell,
         }
-
-    @property
-    def coefficient(self) -> Tensor:
-        """The c_k of each count, (J,)."""
-        return count_coefficients(self.size, self.eps, self.power)[self.k - 1]
 
     def _same(self, values: Tensor) -> Tensor:
         """The values of the pairs of masks of one count, (n, n) to (J, c, c)."""
@@ -216,13 +225,13 @@ class _RowLaw:
         return weight - torch.diag(weight.diagonal())
 
 
-def _in_cells(k: Tensor, size: int, edges: Tensor) -> Tensor:
+def _in_cells(k: Tensor, size: int, objective: Objective, edges: Tensor) -> Tensor:
     """The part of each cell of t at which a count is the one that is masked, (J, b)."""
-    high = k.double()[:, None] / size
-    return (torch.minimum(high, edges[1:]) - torch.maximum(high - 1.0 / size, edges[:-1])).clamp(min=0)
+    low, high = (largest_ratio(each, torch.tensor(size), objective.counts)[:, None] for each in (k - 1, k))
+    return (torch.minimum(high, edges[1:]) - torch.maximum(low, edges[:-1])).clamp(min=0)
 
 
-def _mean_views(size: int, edges: Tensor) -> Tensor:
+def _mean_views(size: int, objective: Objective, edges: Tensor) -> Tensor:
     """The mean of P / k over each cell of t, (b,)."""
     k = torch.arange(1, size + 1)
-    return size / k.double() @ _in_cells(k, size, edges) / edges.diff()
+    return size / k.double() @ _in_cells(k, size, objective, edges) / edges.diff()

@@ -21,6 +21,7 @@ from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.maskers import Bernoulli, FixedCount
 from stabledllm.noise.methods import Method
 from stabledllm.noise.parts import MASKER, STANDARD, VIEWS
+from stabledllm.noise.windows import CHOSEN
 from stabledllm.ppots.crossfit import CrossFit
 from stabledllm.ppots.shared_noise import shared_forms
 from stabledllm.stats.estimate import Estimate
@@ -30,7 +31,9 @@ from stabledllm.stats.intervals import Ratio, of_estimated_ratio
 def profile_method(method: Method) -> Method | None:
     """The method whose profile predicts a method: that of fixed counts for all single Bernoulli and counted masks.
 
-    None where no profile predicts it: a biased masker, density or maskable set has another objective.
+    None where no profile predicts it: a biased masker, density or maskable set has another objective. Where the model
+    chooses the tokens that are masked, counts do not decide their law, and Standard's own masks stand for all single
+    Bernoulli masks (``gradient/paired.py``).
 
     >>> [profile_method(Method.parse(name)).name for name in ("strats+multisample2", "ppots+mirror")]
     ['fixedcount', 'mirror']
@@ -38,7 +41,8 @@ def profile_method(method: Method) -> Method | None:
     if not method.unbiased:
         return None
     if method.views.independent and isinstance(method.masker, Bernoulli):
-        return Method.parse("fixedcount", method.options, method.objective)
+        name = STANDARD if method.objective.tokens in CHOSEN else "fixedcount"
+        return Method.parse(name, method.options, method.objective)
     deciding = [named.text for named in method.parts if {MASKER, VIEWS} & set(named.part.fills)]
     return Method.parse("+".join(deciding) or STANDARD, method.options, method.objective)
 
@@ -71,6 +75,7 @@ def step_noise(
     step_rows: int,
     cost: float,
     plain: GradientProfile | None = None,
+    second_moment: Callable[[TSampler], Tensor] | None = None,
 ) -> StepNoise:
     """Predicted noise of a step of ``step_rows`` iid rows.
 
@@ -84,6 +89,7 @@ def step_noise(
         plain: the profile of single fixed counts on the same rows. Where each view alone has the law of a single
             masker, only products of views are then taken from ``profile``: the squares of single views, which have the
             heavy tail, are known far better from fixed counts.
+        second_moment: E|g|² of each row under a density, (Q, a), where it does not follow from the profile's points.
 
     >>> from stabledllm.gradient.example import example_profile
     >>> profile = example_profile()
@@ -96,7 +102,9 @@ def step_noise(
     bernoulli = isinstance(method.masker, Bernoulli) and profile.of_counts
     apart = plain is not None and profile.lone is not None and _marginals_are_single(method)
     for sampler, rows in crossfit:
-        if bernoulli:
+        if second_moment:
+            square = second_moment(sampler)
+        elif bernoulli:
             square = bernoulli_moments(profile, sampler, method.views.count).second
         elif apart:
             square = _from_products(profile, plain, method, sampler)
@@ -213,11 +221,12 @@ def _cell_means(profile: GradientProfile, i: int, sampler: TSampler, bernoulli: 
     if not bernoulli:
         plain = torch.eye(b, dtype=torch.float64)[:, profile.cell] / profile.cell.bincount()[profile.cell]
         return plain * point_weight(sampler, profile, i) / sampler.weight(profile.t[i])
-    weights, count, scale = counts_of(profile, i)
+    found = counts_of(profile, i)
+    weights = found.weights
     cell = (torch.searchsorted(profile.edges, weights.t) - 1).clamp(0, b - 1)
-    mean = torch.zeros(b, len(count), dtype=torch.float64)
-    mean.index_add_(0, cell, (weights.mean[count] * weights.step).T)
-    return mean * scale * profile.size[i] * profile.point_width / profile.width[:, None]
+    mean = torch.zeros(b, len(found.index), dtype=torch.float64)
+    mean.index_add_(0, cell, (weights.mean[found.index] * weights.step).T)
+    return mean * found.scale * found.share * profile.point_width / profile.width[:, None]
 
 
 def uniform_for(profile: GradientProfile, sampler: TSampler | None = None) -> CrossFit:

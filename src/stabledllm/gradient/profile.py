@@ -14,6 +14,8 @@ from stabledllm.forward.meter import Meter
 from stabledllm.gradient.per_row import RowGradients
 from stabledllm.gradient.sketch import GradientMeter, Sketch, block_products
 from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import Objective
+from stabledllm.noise.schedule import largest_ratio
 from stabledllm.noise.streams import Key, Stream
 from stabledllm.ppots.profile import rate_edges
 
@@ -23,6 +25,8 @@ _STEP = 0x64AD0
 @dataclass(frozen=True)
 class GradientProfile:
     """Inner products of row gradients at unit importance weight; nothing is clamped or dropped.
+
+    Under a window or bell every t is the place in it, from 0 to 1, as in all of the library (``Objective.ratio``).
 
     >>> from stabledllm.gradient.example import example_profile
     >>> profile = example_profile()
@@ -52,13 +56,14 @@ class GradientProfile:
     """Maskable tokens P of each row, shape (a,)."""
     rows: Tensor
     """Index of each row in the data, shape (a,)."""
-    eps: float
-    power: float
+    objective: Objective
     forwards: int
     """Number of rows that went forward and backward for it."""
     share: Tensor | None = None
     """Share of each row in the token mean, already a factor of its gradients, shape (a,); None where all rows count the
     same."""
+    masks_per_rate: int = 1
+    """Points that follow each other and have one t (``gradient/paired.py``)."""
 
     @property
     def of_counts(self) -> bool:
@@ -79,13 +84,20 @@ class GradientProfile:
     def pair_weight(self) -> Tensor:
         """Weights (n, n) of the products of two points by which a product of two means over t is unbiased.
 
-        A point is never paired with itself: the pairs of different points of its cell count for more instead.
+        A point is never paired with itself, or with another of the same t: the pairs of different t of its cell count
+        for more instead.
         """
         plain = torch.outer(self.point_width, self.point_width)
-        count = self.cell.bincount()[self.cell].double()
+        count, own = self.cell.bincount()[self.cell].double(), self.masks_per_rate
         same = self.cell[:, None] == self.cell
-        weight = torch.where(same, plain * (count / (count - 1)), plain)
-        return weight - torch.diag(weight.diagonal())
+        weight = torch.where(same, plain * (count / (count - own)), plain)
+        return weight.masked_fill(self.same_rate, 0.0)
+
+    @property
+    def same_rate(self) -> Tensor:
+        """Whether two points of a row are at one t, bool, shape (n, n)."""
+        rate = torch.arange(len(self.cell)) // self.masks_per_rate
+        return rate[:, None] == rate
 
     def first(self, rows: int) -> GradientProfile:
         """The profile of the first rows only."""
@@ -170,8 +182,7 @@ def profile_at(
         losses=losses,
         size=size,
         rows=chosen,
-        eps=meter.objective.eps,
-        power=meter.objective.power,
+        objective=meter.objective,
         forwards=meter.forwards - before,
         share=meter.shares(method)[chosen] if meter.objective.normalization != "row" else None,
     )
@@ -190,30 +201,38 @@ def points_of(
     key = Key(seed, _STEP)
     chosen = key.permutation(Stream.RESAMPLE, len(meter.rows), torch.device("cpu"))[:rows]
     size = torch.tensor([meter.rows[i].maskable_count(syrm=method.syrm) for i in chosen.tolist()])
-    counted = method.masker.counted
-    least = max(meter.objective.eps, 1.0 / float(size.double().median())) if counted else meter.objective.eps
+    counted, objective = method.masker.counted, meter.objective
+    least = max(objective.floor, _only_one(size.median(), objective)) if counted else objective.floor
     edges = rate_edges(rates, least)
-    if counted:  # below 1 / P every count is 1
+    if counted:  # below 1 / P, or what takes its place, every count is 1
         inner = edges[1:-1]
-        edges = torch.cat((edges[:1], inner[inner > 1.0 / float(size.max())], edges[-1:]))
-    cell = torch.arange(len(edges) - 1).repeat_interleave(masks_per_cell(edges, masks))
+        edges = torch.cat((edges[:1], inner[inner > _only_one(size.max(), objective)], edges[-1:]))
+    cell = torch.arange(len(edges) - 1).repeat_interleave(masks_per_cell(edges, masks, objective))
     a, n = len(chosen), len(cell)
     u = key.row_uniforms(Stream.RATE, torch.arange(a * n)).view(a, n)
     t = edges[cell] + u * edges.diff()[cell]
     return key, chosen, size, edges, cell, t
 
 
-def masks_per_cell(edges: Tensor, masks: int) -> Tensor:
+def _only_one(size: Tensor, objective: Objective) -> float:
+    """The t below which exactly one of ``size`` tokens is masked."""
+    return float(largest_ratio(torch.ones(1, dtype=torch.int64), size, objective.counts))
+
+
+def masks_per_cell(edges: Tensor, masks: int, objective: Objective) -> Tensor:
     """Number of masks in each cell, int64, shape (b,): ``masks`` where t is large, up to three times that where small.
 
-    The spread of the squared norm grows like t^-3/2 (a coefficient of 1/t, from few and therefore unlike tokens), and
-    for a given number of points the error is least where they are in proportion to each cell's spread.
+    The spread of the squared norm grows with the mask ratio r like r^-3/2 (a coefficient of 1/r, from few and therefore
+    unlike tokens), and for a given number of points the error is least where they are in proportion to each cell's
+    spread.
 
-    >>> masks_per_cell(torch.tensor([0.0, 0.5, 1.0]), masks=2)
+    >>> masks_per_cell(torch.tensor([0.0, 0.5, 1.0]), 2, Objective())
     tensor([6, 2])
+    >>> masks_per_cell(torch.tensor([0.0, 0.5, 1.0]), 2, Objective(window=(0.45, 0.55)))  # nearly one ratio
+    tensor([2, 2])
     """
     middle = (edges[1:] + edges[:-1]) / 2
-    spread = edges.diff() / middle**1.5
+    spread = edges.diff() / objective.ratio(middle) ** 1.5
     return (masks * (spread / spread[middle >= 0.5].mean()).round().clamp(1, 3)).long()
 
 

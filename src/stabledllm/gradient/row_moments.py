@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stabledllm.gradient.counts import counts_of
+from stabledllm.gradient.counts import counts_of, share_of_counts
 from stabledllm.gradient.profile import GradientProfile
 from stabledllm.noise.densities import TSampler
+from stabledllm.noise.maskers import MaskInput
 from stabledllm.noise.maskers.fixed_count import count_mass
+from stabledllm.noise.rows import Rows
 from stabledllm.noise.schedule import masked_count
 
 
@@ -48,12 +50,12 @@ def bernoulli_moments(profile: GradientProfile, sampler: TSampler, views: int) -
     """
     if not profile.of_counts:
         raise ValueError(f"expected a profile of fixedcount, found {profile.method.name}")
-    second, rate = [], []
+    second, rate, pair_weight = [], [], profile.pair_weight
     for i in range(len(profile.rows)):
-        weights, count, scale = counts_of(profile, i)
-        square = bernoulli_square(profile, sampler, i)
-        of_count = weights.mean[count] * scale[:, None] * profile.size[i]
-        pair = profile.pair_weight * profile.gram[:, i]
+        found = counts_of(profile, i)
+        weights, square = found.weights, bernoulli_square(profile, sampler, i)
+        of_count = weights.mean[found.index] * found.scale[:, None] * found.share[:, None]
+        pair = pair_weight * profile.gram[:, i]
         rate.append((pair * ((of_count * weights.step) @ of_count.T)).sum((-2, -1)))
         if views > 1:
             shared = (pair * ((of_count * weights.step * _density(sampler, weights.t)) @ of_count.T)).sum((-2, -1))
@@ -76,12 +78,12 @@ def bernoulli_square(
     >>> torch.equal(bernoulli_square(profile, Uniform(), 0), bernoulli_moments(profile, Uniform(), 1).second[:, 0])
     True
     """
-    weights, count, scale = counts_of(profile, i)
-    point = profile.point_width * profile.size[i] * scale**2
+    found = counts_of(profile, i)
+    weights, point = found.weights, profile.point_width * found.share * found.scale**2
     of_t = weights.step * _density(sampler, weights.t)
     if share is not None:
         of_t = of_t * share(weights.t)
-    single = point * (weights.square @ of_t)[count]
+    single = point * (weights.square @ of_t)[found.index]
     return profile.gram[:, i].diagonal(dim1=-2, dim2=-1) @ single
 
 
@@ -122,7 +124,19 @@ def point_weight(sampler: TSampler, profile: GradientProfile, i: int) -> Tensor:
     >>> point_weight(Uniform(), example_profile(), 0).round(decimals=6).unique()
     tensor([1.], dtype=torch.float64)
     """
-    return profile.method.masker.weighs_by(sampler, int(profile.size[i])).weight(profile.t[i])
+    masker = profile.method.masker
+    if masker.counted and profile.objective.has_places:
+        return _weight_of_counts(sampler, profile, i)
+    return masker.weighs_by(sampler, int(profile.size[i])).weight(profile.t[i])
+
+
+def _weight_of_counts(sampler: TSampler, profile: GradientProfile, i: int) -> Tensor:
+    """The weight that the masker itself gives each point: counts' cells of unequal width fit no table of a density."""
+    t, size, views = profile.t[i], int(profile.size[i]), profile.method.views
+    maskable, place = torch.ones(len(t), size, dtype=torch.bool), torch.arange(len(t))
+    rows = Rows(position=place, step_rows=len(t), maskable=maskable, token_index=torch.arange(size))
+    any_order = torch.zeros(len(t), 1, size, dtype=torch.float64)
+    return profile.method.masker(MaskInput(t, any_order, views, rows, sampler, profile.objective))[2]
 
 
 def _kernel(sampler: TSampler, profile: GradientProfile, i: int) -> Tensor:
@@ -130,5 +144,8 @@ def _kernel(sampler: TSampler, profile: GradientProfile, i: int) -> Tensor:
     t, size = profile.t[i], profile.size[i]
     density = sampler.log_prob(t).exp()
     if profile.method.masker.counted:
-        density = size * count_mass(sampler, masked_count(t, size), size.expand(t.shape))
+        counts = profile.objective.counts
+        k = masked_count(t, size, counts)
+        share = share_of_counts(profile.objective, k, int(size))
+        density = share * count_mass(sampler, k, size.expand(t.shape), counts)
     return point_weight(sampler, profile, i) ** 2 * density

@@ -64,7 +64,8 @@ class Part:
     unbiased: bool = True
     """Whether the mean of the loss and of its gradient stay those of the standard objective."""
     bound_only: bool = False
-    """Whether it is defined for the bound's masks only, and so not for ``cosine``, a window or a bell."""
+    """Whether it is defined for the bound's masks only, and so not for ``cosine``, a window or a bell, but where
+    ``noise/takes.py`` says otherwise."""
     contradicts: Mapping[str, str] = field(default_factory=dict)
     """Parts of other slots that it cannot be combined with, and why."""
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 EXACT = "fixedcount"
 PAIRS = ("complement",)
 """Parts for the bound's masks only that weigh all tokens of a view alike: what a bell, ``cart`` and ``lift`` need."""
+OF_GRADIENTS = ("ppots-gradient", "ppots-head")
+"""Densities fitted to gradients, which take counts to decide the law of a mask: not so where a model chooses it."""
 
 
 def objection(method: OfParts, objective: Objective) -> str | None:
@@ -32,11 +34,13 @@ def objection(method: OfParts, objective: Objective) -> str | None:
     if objective.weighting in ("cosine", "bell") or objective.window:
         key = f"window {list(objective.window)}" if objective.window else f"weighting '{objective.weighting}'"
         whole = objective.weighting == "bell" and not objective.window  # all counts, so that P - k is one of them
-        if sentence := _bound_only(method, key, PAIRS if whole else ()):
+        fitted = OF_GRADIENTS if objective.weighting != "cosine" else ()
+        if sentence := _bound_only(method, key, (*(PAIRS if whole else ()), *fitted)):
             return sentence
     if objective.tokens == "all":
         return None
-    if sentence := _bound_only(method, f"tokens={objective.tokens}", PAIRS if objective.tokens != "gift" else ()):
+    defined = {"cart": (*PAIRS, *OF_GRADIENTS), "lift": PAIRS, "gift": ()}[objective.tokens]
+    if sentence := _bound_only(method, f"tokens={objective.tokens}", defined):
         return sentence
     begin = f"method '{method.name}' and objective.tokens={objective.tokens} contradict"
     if objective.tokens == "gift" and any(MASKER in part.fills for part in parts):

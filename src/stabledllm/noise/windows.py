@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 NORMALIZATIONS = ("row", "token", "masked")
 TOKENS = ("all", "cart", "lift", "gift")
 """How ``objective.tokens`` weighs or chooses single tokens (``noise/tokens.py``)."""
+CHOSEN = ("lift", "gift")
+"""Those of which the model is asked which tokens are masked: their number does not decide the law of a mask."""
 
 
 def checked_window(window: Sequence[float] | None, weighting: str, normalization: str, corrected: bool):

@@ -44,6 +44,8 @@ class BlockGradientLaboratory:
             :class:`~stabledllm.lab.measure.gradient.GradientLaboratory`.
     """
 
+    unknown: tuple[str, ...] = ()
+
     def __init__(
         self,
         options: DecomposeOptions,

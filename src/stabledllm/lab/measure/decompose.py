@@ -32,8 +32,7 @@ def check_methods(methods: Sequence[Method], gradient: bool) -> None:
     """Refuse methods that no variance can be measured of; the first is Standard.
 
     Raises:
-        UserError: an infinite variance, a density that follows training, or the gradient under ``cosine``, in a window
-            or bell, or of weighed or chosen tokens.
+        UserError: an infinite variance, a density that follows training, or the gradient under ``cosine``.
     """
     standard = methods[0]
     check_measured(standard.objective, gradient)
@@ -127,13 +126,14 @@ def measure_gradients(lab: Laboratory, methods: Sequence[Method], measured: dict
         entries.append(entry | {"gradient": gradients.result(method, *lab.drawn[method.name])})
     record = parts.as_dict() | ({"floor": floor.as_dict()} if floor else {})
     record |= {"split": split.as_dict()} if split else {}
+    record |= dict.fromkeys(gradients.unknown)
     notes = [*measured["notes"], *gradients.notes(parts, floor, entries), *([note_of_split(split)] if split else [])]
     return {"gradient": record, "methods": entries, "notes": notes, **gradients.further(measured)}
 
 
 def _split(lab: Laboratory, gradients: GradientLaboratory) -> MaskSplit | None:
     """What A of the gradient is made of, as a stage of its own."""
-    if lab.options.grad.split_rows and lab.block_size is None:
+    if lab.options.grad.split_rows and lab.block_size is None and "split" not in gradients.unknown:
         lab.progress.stage(SPLIT)
     return gradients.split()
 

@@ -19,6 +19,7 @@ from stabledllm.gradient.nested_masks import nested_masks
 from stabledllm.gradient.parameters import chosen_parameters
 from stabledllm.gradient.per_row import RowGradients
 from stabledllm.gradient.predicted import (
+    StepNoise,
     at_equal_compute,
     data_noise,
     profile_method,
@@ -49,6 +50,11 @@ _POINTS = 48
 class GradientLaboratory:
     """The gradient's measurements of one model and data set; profiles are measured once and kept."""
 
+    kinds: tuple[type, type] = (RowGradients, ProjectedGradients)
+    """The meters of exact gradients and of projections."""
+    unknown: tuple[str, ...] = ()
+    """The entries of the record that cannot be known of such rows, and are null."""
+
     def __init__(
         self,
         options: DecomposeOptions,
@@ -60,12 +66,15 @@ class GradientLaboratory:
     ):
         self.options, self.grad, objective = options, options.grad, standard.objective
         self.standard = standard
-        self.counts = Method.parse("fixedcount", standard.options, objective)
+        self.counts = profile_method(standard)
+        """The method whose profile stands for Standard's masks: that of fixed counts."""
         common = {"progress": progress, "parameters": self.grad.parameters, **(sized or {})}
-        self.meter: GradientMeter = gradient_meter(self.grad.projection, loaded, rows, objective, common)
+        self.meter: GradientMeter = gradient_meter(self.grad.projection, loaded, rows, objective, common, self.kinds)
         self.steps = StepMeter(loaded, rows, objective, clip=self.grad.clip, **common)
         self._profiles: dict[Method, GradientProfile] = {}
         self._standard: StepGradients | None = None
+        self._cost = 1.0
+        """Standard's forwards per row."""
 
     def profile(self, method: Method) -> GradientProfile:
         """The profile of a method's masker and views, measured at the first call."""
@@ -111,7 +120,7 @@ class GradientLaboratory:
         rows = step_rows(method, self.options.forwards, cost)
         measured = self.steps.measure(method, sampler, rows=rows, steps=self.grad.steps, seed=self.options.seed)
         if self._standard is None:
-            self._standard = measured
+            self._standard, self._cost = measured, cost
         k, variance = measured.pareto_k(), measured.per_row_variance()
         predicted, entry = self._predicted(method, sampler, rows, cost)
         return entry | {
@@ -134,14 +143,10 @@ class GradientLaboratory:
         self, method: Method, sampler: TSampler, rows: int, cost: float
     ) -> tuple[Estimate | None, dict[str, dict | None]]:
         """The predicted variance, and the entries on it and its ratio to Standard's, both from the same data rows."""
-        profiled = profile_method(method)
-        if profiled is None:
+        if profile_method(method) is None:
             names = ("predicted_variance", "variance_at_equal_compute", "relative_to_standard", "noise_scale")
             return None, dict.fromkeys(names)
-        own, plain = self.profile(profiled), self.profile(self.counts)
-        common = plain.first(len(own.rows)) if len(own.rows) < len(plain.rows) else plain
-        noise = step_noise(own, method, uniform_for(own, sampler), rows, cost, common)
-        standard = step_noise(common, self.standard, uniform_for(common), self.options.forwards, 1.0)
+        noise, standard, common = self.noise(method, sampler, rows, cost)
         data = data_noise(common)
         relative = Ratio(1.0, 1.0, 1.0) if method.name == "standard" else ratio_to(noise, standard, data)
         predicted = noise.estimate()
@@ -151,6 +156,16 @@ class GradientLaboratory:
             "relative_to_standard": relative.as_dict(),
             "noise_scale": noise_scale(noise.per_row, PairMean(common), noise.rows).as_dict(),
         }
+
+    def noise(
+        self, method: Method, sampler: TSampler, rows: int, cost: float
+    ) -> tuple[StepNoise, StepNoise, GradientProfile]:
+        """The noise that is predicted of a method, and of Standard on the same data rows, and the profile of these."""
+        own, plain = self.profile(profile_method(method)), self.profile(self.counts)
+        common = plain.first(len(own.rows)) if len(own.rows) < len(plain.rows) else plain
+        noise = step_noise(own, method, uniform_for(own, sampler), rows, cost, common)
+        standard = step_noise(common, self.standard, uniform_for(common), self.options.forwards, self._cost)
+        return noise, standard, common
 
 
 def gradient_meter(

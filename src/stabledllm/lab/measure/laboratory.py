@@ -11,6 +11,7 @@ import torch
 from stabledllm.data.rows import TokenRow, maskable_sizes
 from stabledllm.forward.chosen import further_forwards
 from stabledllm.forward.meter import LossMeter, MeteredModel
+from stabledllm.lab.measure.chosen_gradient import ChosenGradientLaboratory
 from stabledllm.lab.measure.gradient import GradientLaboratory
 from stabledllm.lab.measure.options import DecomposeOptions
 from stabledllm.lab.measure.probe_and_fit import probe_and_fit
@@ -20,6 +21,7 @@ from stabledllm.noise.maskers import Masker
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.views import Views
+from stabledllm.noise.windows import CHOSEN
 from stabledllm.ppots.cells import WeighsBy, weights_of
 from stabledllm.ppots.crossfit import CrossFit
 from stabledllm.ppots.fit import FitOptions
@@ -66,7 +68,8 @@ class Laboratory:
 
     def gradients(self, standard: Method) -> GradientLaboratory:
         """The laboratory of the gradient of the same model and rows."""
-        return GradientLaboratory(self.options, self.loaded, self.rows, standard, self.progress.update, self.sized)
+        kind = ChosenGradientLaboratory if standard.objective.tokens in CHOSEN else GradientLaboratory
+        return kind(self.options, self.loaded, self.rows, standard, self.progress.update, self.sized)
 
     def nested(self, standard: Method) -> NestedLosses:
         """The nested design of A, B and C; the losses at small t that it shows are kept."""

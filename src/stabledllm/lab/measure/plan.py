@@ -14,12 +14,15 @@ from stabledllm.data.rows import TokenRow, maskable_sizes
 from stabledllm.forward.chosen import further_forwards
 from stabledllm.gradient.nested_masks import MASKS_PER_ROW
 from stabledllm.gradient.nested_rows import MASKS
+from stabledllm.gradient.paired import points_of_pairs
 from stabledllm.gradient.predicted import profile_method
 from stabledllm.gradient.profile import points_of
+from stabledllm.lab.measure.chosen_gradient import rows_of
 from stabledllm.lab.measure.options import DecomposeOptions, ProbeOptions
 from stabledllm.lab.measure.progress import Stage
 from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method
+from stabledllm.noise.windows import CHOSEN
 from stabledllm.ppots.profile import rate_edges
 from stabledllm.variance.blocks import given_hidden
 from stabledllm.variance.drawn import step_rows
@@ -95,16 +98,20 @@ def gradient_stages(
         units: the single blocks of the rows, of a model in blocks.
     """
     grad, standard = options.grad, methods[0]
-    counts = Method.parse("fixedcount", standard.options, standard.objective)
+    counts, chosen = profile_method(standard), standard.objective.tokens in CHOSEN
     sizes = {"rates": grad.rates, "masks": grad.masks}
-    first = _points(counts, units or rows, rows_of=grad.rows, **sizes)
+    if chosen:
+        points = min(grad.rows, len(rows)) * points_of_pairs(grad.rates, standard.objective.floor)
+        first = round(points * (1 + _choosing(standard)))
+    else:
+        first = _points(counts, units or rows, rows_of=grad.rows, **sizes)
     if units:
         first += min(options.rows, len(rows)) * grad.rates * MASKS
-    split = 0 if units else min(grad.split_rows, grad.rows, len(rows)) * MASKS_PER_ROW
+    split = 0 if units or chosen else min(grad.split_rows, grad.rows, len(rows)) * MASKS_PER_ROW
     stages = [
         Stage(GRADIENT_ABC, first, gradients=True),
         *([Stage(SPLIT, split, gradients=True)] if split else []),
-        Stage(ADAM, options.forwards * grad.steps, gradients=True),
+        Stage(ADAM, round(options.forwards * grad.steps * (1 + _choosing(standard))), gradients=True),
     ]
     profiled = {counts, None}
     for method in methods:
@@ -113,7 +120,8 @@ def gradient_stages(
             forwards *= 2 if given_hidden(method) else 1
         elif (own := profile_method(method)) not in profiled:
             profiled.add(own)
-            forwards += _points(own, rows, rows_of=min(grad.view_rows, grad.rows), **sizes)
+            fewer = rows_of(own, grad) if chosen else min(grad.view_rows, grad.rows)
+            forwards += _points(own, rows, rows_of=fewer, **sizes)
         stages.append(Stage(gradient_stage(method), forwards, gradients=True))
     return stages
 
@@ -148,4 +156,4 @@ def _points(method: Method, rows: Sequence[TokenRow], *, rows_of: int, rates: in
     """Rows times points of a profile of gradients, times views."""
     known = SimpleNamespace(rows=rows, objective=method.objective)
     t = points_of(known, method, rows=rows_of, rates=rates, masks=masks, seed=0)[-1]
-    return t.numel() * method.views.count
+    return round(t.numel() * (method.views.count + _choosing(method)))

@@ -1,0 +1,263 @@
+"""The gradient's noise in windows and under bells, where t is a place: against all masks, listed one by one."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from stabledllm.gradient import counts
+from stabledllm.gradient.components import decompose_gradient
+from stabledllm.gradient.floor import gradient_floor
+from stabledllm.gradient.mask_split import split_masks
+from stabledllm.gradient.nested_masks import _law_of_counts, nested_masks
+from stabledllm.gradient.predicted import profile_method, step_noise, uniform_for
+from stabledllm.gradient.profile import GradientProfile, gradient_profile, masks_per_cell
+from stabledllm.noise.densities import Tabulated
+from stabledllm.noise.methods import Method, MethodOptions
+from stabledllm.noise.objective import Objective
+from tests.checks.gradients import drawn, exact_noise
+from tests.checks.mask_split import exact_parts_under, mixed_row, of_count
+from tests.checks.statistics import Z, assert_mean
+from tests.fakes.gradients import ToyGradients
+from tests.mutation.inject import noticed
+from tests.oracle import Setting, conditional, count_coefficient, count_edges, objective_by_quadrature, panels, toy_row
+from tests.statistical.cases import Case, in_window, masked_mean, under_bell
+
+pytestmark = pytest.mark.statistical
+KINDS = [toy_row(4, 0), toy_row(3, 1), toy_row(4, 2)]
+MIXED = [mixed_row(4, 0), toy_row(3, 1), mixed_row(4, 2)]
+"""Of the same sizes; more of their A is of the context."""
+SIZE = np.array([row.size for row in KINDS])
+
+
+def inside(text: str, **given) -> Case:
+    return in_window(text, 0.3, 0.8, **given)
+
+
+def belled(text: str, **given) -> Case:
+    return under_bell(text, 2, 2, **given)
+
+
+STANDARD = {
+    "window": inside("standard"),
+    "lower half": in_window("standard", 0.0, 0.5),
+    "upper part, power": in_window("standard", 0.6, 1.0, power=0.5),
+    "llada2": masked_mean(inside("standard", power=1)),
+    "bell": belled("standard"),
+    "bell in a window": under_bell("standard", 2, 3, window=(0.2, 0.9)),
+    "bell without eps": belled("standard", eps=0.0),
+}
+
+
+def share_of(chosen: Case) -> np.ndarray:
+    return SIZE / SIZE.mean() if chosen.normalization == "masked" else np.ones(len(KINDS))
+
+
+@functools.cache
+def profile(chosen: Case, text: str = "fixedcount", rows: int = 240, seed: int = 0) -> GradientProfile:
+    """Gradients under fixed counts, or another masker, of the objective of a case."""
+    meter, method = (
+        ToyGradients(KINDS, objective=chosen.objective),
+        Method.parse(text, chosen.options, chosen.objective),
+    )
+    return gradient_profile(meter, method, rows=rows, rates=4, masks=2, seed=seed)
+
+
+def check_components(chosen: Case) -> None:
+    truth, found = exact_noise(chosen.setting, KINDS, share_of(chosen)), decompose_gradient(profile(chosen))
+    wanted = {"mask_pattern": truth["A"], "mask_rate": truth["B"], "data": truth["C"]}
+    wanted |= {"mask": truth["A"] + truth["B"], "total": sum(truth.values())}
+    slack = 0.02 * (chosen.normalization == "masked")  # the spread over rows of a ratio is known to first order
+    for name, value in wanted.items():
+        estimate = getattr(found, name)
+        assert abs(estimate.value - value) < Z * estimate.stderr + slack * value, (name, estimate, value)
+        assert estimate.stderr < 0.12 * wanted["total"], f"{name}: too vague to fail"
+
+
+@pytest.mark.parametrize("name", STANDARD)
+def test_components_equal_enumeration(name):
+    check_components(STANDARD[name])
+
+
+@pytest.mark.parametrize("name", ["window", "bell"])
+def test_components_are_unbiased_and_their_errors_honest(name):
+    chosen = STANDARD[name]
+    setting, truth = chosen.setting, exact_noise(chosen.setting, KINDS)
+    found = [decompose_gradient(profile(chosen, rows=24, seed=seed)) for seed in range(40)]
+    whole = [objective_by_quadrature(row, setting.eps, window=setting.window, bell=setting.bell)[1:] for row in KINDS]
+    wanted = {"mask_pattern": truth["A"], "mask_rate": truth["B"], "data": truth["C"], "total": sum(truth.values())}
+    wanted["mean_square"] = float((np.mean(whole, 0) ** 2).sum())
+    for part, value in wanted.items():
+        values = np.array([getattr(each, part).value for each in found])
+        assert_mean(values, value, part)
+        assert 0.6 < np.mean([getattr(each, part).stderr for each in found]) / values.std() < 1.6, part
+
+
+@pytest.mark.parametrize("name", ["window", "bell"])
+def test_t_taken_for_the_mask_ratio_would_be_seen(name, monkeypatch):
+    """The mistake that windows and bells invite: counts weighed as at the mask ratio t itself."""
+    right, chosen = counts._count_weights, STANDARD[name]
+
+    def wrong(size: int, objective: Objective) -> counts.CountWeights:
+        return right(size, Objective("power", eps=objective.eps, power=objective.power))
+
+    monkeypatch.setattr(counts, "_count_weights", wrong)
+    monkeypatch.setattr(counts, "_cache", type(counts._cache)())
+    noticed(lambda: check_components(chosen), match="mask_")
+
+
+BELOW = MethodOptions(mirror_below=0.6)
+METHODS = [
+    "standard", "fixedcount", "mirror", "fixedcount+mirror", "fixedcount+multisample", "partition",
+    "fixedcount+partition3",
+]  # fmt: skip
+PREDICTED = [
+    *(build(name) for build in (inside, belled) for name in METHODS),
+    belled("complement"),
+    inside("mirror", options=BELOW),
+    belled("mirror", options=BELOW),
+    under_bell("fixedcount", 2, 3, window=(0.2, 0.9)),
+]
+SKEWED = {"uniform": (1.0,), "falling": (6.0, 3.0, 1.0, 0.4, 0.2), "rising": (0.2, 0.4, 1.0, 3.0, 6.0)}
+
+
+@pytest.mark.parametrize("chosen", PREDICTED, ids=str)
+def test_predicted_noise_is_the_enumerated_one_whatever_the_density(chosen):
+    method = chosen.method
+    own = profile(chosen, profile_method(method).name, rows=150)
+    plain = profile(chosen, rows=150)
+    for shape, heights in SKEWED.items():
+        truth = sum(exact_noise(replace(chosen.setting, density=heights), KINDS).values())
+        found = step_noise(own, method, uniform_for(own, Tabulated(heights)), 8, 1.0, plain).estimate()
+        assert abs(found.value - truth) < Z * found.stderr, (shape, found, truth)
+        assert found.stderr < 0.2 * truth, f"{shape}: too vague to fail"
+
+
+SMOOTH = Tabulated(torch.linspace(1.6, 0.6, 256, dtype=torch.float64), name="ppots")
+SOURCES = ["strats", "lowdisc+fixedcount", "lowdisc+ppots", "lowdisc+ppots+fixedcount", "strats+ppots+mirror"]
+
+
+@pytest.mark.parametrize("text", SOURCES)
+@pytest.mark.parametrize("build", [inside, belled])
+def test_what_a_source_removes_is_what_drawn_steps_lack(build, text):
+    chosen, n = build("standard"), 8
+    method = Method.parse(text, None, chosen.objective)
+    sampler, found = method.sampler(SMOOTH), []
+    for seed in range(4):
+        own = profile(chosen, profile_method(method).name, rows=60, seed=seed)
+        plain = profile(chosen, rows=60, seed=seed)
+        noise = step_noise(own, method, uniform_for(own, sampler), n, method.views.count, plain)
+        found.append(noise.estimate().value)
+    found = np.array(found)
+    truth, error = drawn(method, sampler, n, 4000, ToyGradients(KINDS, objective=chosen.objective))
+    spread = (found.std(ddof=1) ** 2 / 4 + error**2) ** 0.5
+    # A staircase taken for straight lines costs up to 5 % of what strata and lattices leave.
+    assert abs(found.mean() - truth) < 4.5 * spread + 0.05 * truth, (found.mean(), truth, spread)
+
+
+def by_cell(setting: Setting, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """E|g|² (rows, b) and E g (rows, b, F) at unit weight, averaged over each cell of places, by enumeration."""
+    square, mean = [], []
+    for row, (low, high) in itertools.product(KINDS, itertools.pairwise(edges)):
+        t, dt = panels(setting.kinks(row.size), low, high)
+        first, second = conditional(setting, row, t)
+        square.append(dt @ second[:, 1:].sum(1) / (high - low))
+        mean.append(dt @ first[:, 1:] / (high - low))
+    shape = len(KINDS), len(edges) - 1
+    return np.array(square).reshape(shape), np.array(mean).reshape(*shape, -1)
+
+
+@pytest.mark.parametrize("name", ["window", "lower half", "bell"])
+def test_floors_equal_enumeration(name):
+    chosen, own_profile = STANDARD[name], profile(STANDARD[name], rows=450)
+    edges = own_profile.edges.numpy()
+    width = np.diff(edges)
+    square, mean = by_cell(replace(chosen.setting, masker="fixedcount"), edges)
+    whole = np.einsum("ibf,b->if", mean, width)
+    own = (whole**2).sum(1).mean()
+    data = own - (whole.mean(0) ** 2).sum()
+    truth = exact_noise(chosen.setting, KINDS)
+    exact = {
+        "shared": (np.sqrt(square.mean(0)) @ width) ** 2 - own,
+        "lowdisc": (np.sqrt(square.mean(0) - (mean.mean(0) ** 2).sum(1)) @ width) ** 2 - data,
+    }
+    found = gradient_floor(own_profile)
+    for part, floor in exact.items():
+        estimate = getattr(found, part)
+        assert abs(estimate.value - floor / (truth["A"] + truth["B"])) < Z * estimate.stderr, part
+        assert estimate.stderr < 0.1 * estimate.value, f"{part}: too vague to fail"
+
+
+@functools.cache
+def nested(chosen: Case):
+    meter, counted = ToyGradients(MIXED, objective=chosen.objective), Method.parse("fixedcount", None, chosen.objective)
+    return nested_masks(meter, gradient_profile(meter, counted, rows=480, rates=4, masks=2, seed=0), seed=0)
+
+
+@pytest.mark.parametrize("name", ["window", "lower half", "llada2", "bell", "bell in a window"])
+def test_what_a_is_made_of_equals_enumeration(name):
+    chosen = STANDARD[name]
+    found, share = nested(chosen), share_of(chosen)
+    kind = found.profile.rows % len(KINDS)
+    for i, row in enumerate(MIXED):
+        exact = exact_parts_under(chosen.setting, row)
+        a = exact["count"] + exact["targets"] + exact["context"]
+        for part in ("count", "targets", "context", "rate"):
+            values = getattr(found, part)[0, kind == i]
+            assert_mean(values, exact[part] * share[i] ** 2, f"{part} of {row.size} tokens")
+            assert float(values.std()) / len(values) ** 0.5 < 0.1 * a * share[i] ** 2, f"{part}: too vague to fail"
+
+
+def least_of(setting: Setting, edges: np.ndarray) -> dict[str, float]:
+    """The least noise of one view and of balanced views over Standard's, by enumeration, cell by cell."""
+    width, rows = np.diff(edges), {"one_view": [], "balanced": []}
+    for row in MIXED:
+        k, of_t = np.arange(1, row.size + 1), count_edges(setting, row.size)
+        chance = np.diff(of_t)
+        c = np.array([count_coefficient(setting, row.size, each) for each in k]) / (row.size * chance)
+        _, variance, additive = (np.array(each) for each in zip(*(of_count(row, each) for each in k), strict=True))
+        low, high = np.maximum(of_t[:-1, None], edges[:-1]), np.minimum(of_t[1:, None], edges[1:])
+        share = (high - low).clip(min=0) / width
+        rows["one_view"].append(c**2 * variance @ share)
+        rows["balanced"].append(c**2 * (variance - additive) @ share)
+    truth = exact_noise(setting, MIXED)
+    standard = truth["A"] + truth["B"]
+    # Rounding makes zeros negative.
+    return {name: (np.sqrt(np.mean(each, 0).clip(min=0)) @ width) ** 2 / standard for name, each in rows.items()}
+
+
+@pytest.mark.parametrize("name", ["window", "bell"])
+def test_the_least_of_each_class_equals_enumeration(name):
+    found = nested(STANDARD[name])
+    exact, split = least_of(STANDARD[name].setting, found.profile.edges.numpy()), split_masks(found)
+    for part, value in exact.items():
+        estimate = getattr(split, f"least_{part}")
+        assert abs(estimate.value - value) < Z * estimate.stderr, (part, estimate, value)
+        assert estimate.stderr < 0.1 * exact["one_view"], f"{part}: too vague to fail"
+    assert 0 < split.least_balanced.value < split.least_partition.value
+
+
+def test_cells_follow_the_mask_ratios():
+    """A narrow window has no ratio that needs more masks than another, nor a lowest cell that must be split."""
+    chosen = in_window("standard", 0.45, 0.55)
+    narrow, half = profile(chosen, rows=6), profile(STANDARD["lower half"], rows=6)
+    assert len(narrow.width) == 4
+    assert narrow.cell.bincount().tolist() == [2] * 4
+    assert half.cell.bincount()[0] > half.cell.bincount()[-1] == 2
+    plain = gradient_profile(ToyGradients(KINDS), Method.parse("fixedcount"), rows=6, rates=4, masks=2, seed=0)
+    assert torch.equal(masks_per_cell(plain.edges, 2, plain.objective), plain.cell.bincount())
+
+
+def test_long_responses_in_a_narrow_window_are_measured_at_counts_that_occur():
+    """Of 200 tokens most counts have no t of double precision; the weights and factors of the others are finite."""
+    objective = Objective(window=(0.45, 0.55))
+    law = _law_of_counts(200, objective)
+    assert float(law.sum()) == pytest.approx(1.0)
+    assert float(law[:30].sum() + law[170:].sum()) < 1e-9
+    middle = law[80:120]
+    assert float(middle.sum()) > 0.8
