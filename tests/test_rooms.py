@@ -56,7 +56,7 @@ def spoilt(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     shutil.copytree(SOURCE, tree / "stabledllm", ignore=shutil.ignore_patterns("assets", "__pycache__"))
     for file, line in BREAKS.values():
         path = tree / "stabledllm" / file
-        path.write_text(f"{path.read_text() if path.exists() else ''}\n{line}\n")
+        path.write_text(f"{path.read_text()}\n{line}\n")
     return tree / "stabledllm", broken_contracts(tree)
 
 

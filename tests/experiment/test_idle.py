@@ -106,6 +106,9 @@ def test_every_rule_names_a_key():
     assert set(_EXPERIMENT.values()) <= set(ExperimentSettings.model_fields)
 
 
+LIFT = "decompose", "--gradient", "objective.name=lift", "--model", "no/where", "--methods"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -116,6 +119,9 @@ def test_every_rule_names_a_key():
         (["fit", "steps=3"], ["steps", "that 'fit' uses"]),
         (["decompose", "grad.rows=8"], ["grad.rows", "--gradient"]),
         (["decompose", "init_seed=8"], ["init_seed", "model=new:"]),
+        ([*LIFT, "lowdisc,multisample", "grad.masks=4"], ["grad.masks", "as fixedcount"]),
+        ([*LIFT, "lowdisc,fixedcount", "grad.view_rows=8"], ["grad.view_rows", "as mirror"]),
+        ([*LIFT, "lowdisc,mirror", "grad.split_rows=8"], ["grad.split_rows", "tokens=all or cart"]),
     ],
 )
 def test_every_command_says_so_before_it_works(tmp_path, arguments, words):
@@ -139,3 +145,8 @@ def test_every_command_tells_before_it_works(tmp_path, arguments, word):
     result = in_process(*arguments, cwd=tmp_path)
     assert "does nothing here" in result.stdout.splitlines()[0], result.stderr
     assert word in result.stdout.splitlines()[0]
+
+
+@pytest.mark.parametrize("arguments", [("fixedcount", "grad.masks=4"), ("lowdisc,mirror", "grad.view_rows=8")])
+def test_masks_of_a_methods_own_use_their_keys_where_the_model_chooses(tmp_path, arguments):
+    assert_refused(in_process(*LIFT, *arguments, cwd=tmp_path), "no/where")

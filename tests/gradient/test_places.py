@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -12,16 +13,18 @@ import torch
 
 from stabledllm.gradient import counts
 from stabledllm.gradient.components import decompose_gradient
+from stabledllm.gradient.counts import coefficients_at_unit_weight
 from stabledllm.gradient.floor import gradient_floor
 from stabledllm.gradient.mask_split import split_masks
-from stabledllm.gradient.nested_masks import _law_of_counts, nested_masks
+from stabledllm.gradient.nested_masks import _MASKS, _PER_STRATUM, _STRATA, _law_of_counts, _RowLaw, nested_masks
 from stabledllm.gradient.predicted import profile_method, step_noise, uniform_for
 from stabledllm.gradient.profile import GradientProfile, gradient_profile, masks_per_cell
+from stabledllm.noise.bell import count_law
 from stabledllm.noise.densities import Tabulated
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.objective import Objective
 from tests.checks.gradients import drawn, exact_noise
-from tests.checks.mask_split import exact_parts_under, mixed_row, of_count
+from tests.checks.mask_split import exact_parts_under, masked_gradients, mixed_row, of_count
 from tests.checks.statistics import Z, assert_mean
 from tests.fakes.gradients import ToyGradients
 from tests.mutation.inject import noticed
@@ -139,7 +142,8 @@ def test_predicted_noise_is_the_enumerated_one_whatever_the_density(chosen):
 
 
 SMOOTH = Tabulated(torch.linspace(1.6, 0.6, 256, dtype=torch.float64), name="ppots")
-SOURCES = ["strats", "lowdisc+fixedcount", "lowdisc+ppots", "lowdisc+ppots+fixedcount", "strats+ppots+mirror"]
+SOURCES = ["strats", "lowdisc", "lowdisc+ppots", "strats+ppots+fixedcount", "strats+ppots+mirror"]
+"""Of a lattice and exact counts see ``step_noise``: with so few tokens the staircase decides what is left."""
 
 
 @pytest.mark.parametrize("text", SOURCES)
@@ -199,18 +203,54 @@ def nested(chosen: Case):
     return nested_masks(meter, gradient_profile(meter, counted, rows=480, rates=4, masks=2, seed=0), seed=0)
 
 
-@pytest.mark.parametrize("name", ["window", "lower half", "llada2", "bell", "bell in a window"])
-def test_what_a_is_made_of_equals_enumeration(name):
+SPLIT = ["window", "lower half", "llada2", "bell", "bell in a window"]
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_targets_and_context_of_a_equal_enumeration(name):
     chosen = STANDARD[name]
     found, share = nested(chosen), share_of(chosen)
     kind = found.profile.rows % len(KINDS)
     for i, row in enumerate(MIXED):
         exact = exact_parts_under(chosen.setting, row)
         a = exact["count"] + exact["targets"] + exact["context"]
-        for part in ("count", "targets", "context", "rate"):
+        for part in ("targets", "context"):
             values = getattr(found, part)[0, kind == i]
             assert_mean(values, exact[part] * share[i] ** 2, f"{part} of {row.size} tokens")
             assert float(values.std()) / len(values) ** 0.5 < 0.1 * a * share[i] ** 2, f"{part}: too vague to fail"
+
+
+def chances_of_counts(law: torch.Tensor) -> list[np.ndarray]:
+    """The probabilities of every count in each stratum of a law of counts."""
+    low, edges = np.concatenate(([0.0], law.cumsum(0)))[:-1], np.linspace(0.0, 1.0, _STRATA + 1)
+    return [
+        (np.minimum(low + law.numpy(), b) - np.maximum(low, a)).clip(min=0) / (b - a)
+        for a, b in itertools.pairwise(edges)
+    ]
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_count_and_rate_are_unbiased_over_the_counts_that_are_drawn(name):
+    """Over every choice of a row's counts: rare counts would need too many drawn ones."""
+    chosen = STANDARD[name]
+    for row in MIXED[:2]:
+        law = _law_of_counts(row.size, chosen.objective)
+        every = torch.arange(1, row.size + 1)
+        mean = torch.tensor(np.array([masked_gradients(row, k)[1].mean(0) for k in every.tolist()]))
+        c = coefficients_at_unit_weight(chosen.objective, every, row.size) * chosen.setting.scale
+        mean = mean * c[:, None]
+        of_stratum = [chances for chances in chances_of_counts(law) for _ in range(_PER_STRATUM)]
+        found = {"count": 0.0, "rate": 0.0}
+        for counts_of_row in itertools.product(range(row.size), repeat=len(of_stratum)):
+            chance = math.prod(one[k] for one, k in zip(of_stratum, counts_of_row, strict=True))
+            if chance:
+                k = torch.tensor(counts_of_row)
+                g = mean[k].repeat_interleave(_MASKS, 0)
+                drawn_law = _RowLaw(k + 1, row.size, law, chosen.objective)
+                parts = drawn_law.parts((g @ g.T)[None], torch.zeros(len(g), len(g)), torch.linspace(0, 1, 5).double())
+                found = {part: value + chance * float(parts[part]) for part, value in found.items()}
+        exact = exact_parts_under(chosen.setting, row)
+        assert found == pytest.approx({part: exact[part] for part in found}, rel=2e-4), row.size
 
 
 def least_of(setting: Setting, edges: np.ndarray) -> dict[str, float]:
@@ -261,3 +301,20 @@ def test_long_responses_in_a_narrow_window_are_measured_at_counts_that_occur():
     assert float(law[:30].sum() + law[170:].sum()) < 1e-9
     middle = law[80:120]
     assert float(middle.sum()) > 0.8
+    weights = counts.count_weights(200, objective)
+    assert weights.mean.isfinite().all()
+    assert weights.square.isfinite().all()
+    factors = coefficients_at_unit_weight(objective, torch.arange(1, 201), 200)
+    assert factors[law > 0].isfinite().all()
+    assert (factors[law > 0] > 0).all()
+
+
+@pytest.mark.parametrize("bell", [(2.0, 2.0), (5.0, 2.0)])
+def test_the_fine_grid_gives_a_bells_law_of_counts(bell):
+    """At both ends, where the mask ratio rises as a root of the place."""
+    objective = Objective("bell", bell=bell)
+    weights = counts._count_weights(200, objective)
+    exact = count_law(200, bell, objective.eps, 1.0, power=0) / 200
+    found = weights.mean @ weights.step
+    assert float((found - exact).abs().sum() / exact.sum()) < 1e-5
+    assert float((found / exact - 1).abs().max()) < 5e-3

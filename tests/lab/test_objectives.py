@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
+from scipy import special
 
 from stabledllm.config.settings import DecomposeSettings, TrainSettings
 from stabledllm.lab.decompose import run_decompose
 from stabledllm.lab.fit import run_fit
 from stabledllm.reports.printed import decomposition_text
+from stabledllm.reports.tables import gradient_table
 from tests.fakes.run import write_model, write_rows
 
 SIZES = {"rows": 6, "rates": 4, "masks": 2, "steps": 12, "forwards": 8}
@@ -91,9 +94,16 @@ def test_the_gradients_noise_is_measured_under_every_objective(tmp_path, given, 
         assert math.isfinite(entry["gradient"]["relative_to_standard"]["value"])
     assert (parts["split"] is None) == (parts["floor"] is None) == chosen
     assert any("neither the least noise of a density nor what A is made of" in n for n in record["notes"]) == chosen
-    text = decomposition_text(record, wide=True)
+    text = list(decomposition_text(record, wide=True))
     assert ("which tokens are targets" in "\n".join(text)) != chosen
+    assert ("predicted from masks of Standard's" in " ".join("\n".join(text).split())) == chosen
+    plain = " ".join(gradient_table(record).note.split())
+    assert ("exact counts" in plain) != chosen
     low, high = objective.get("window", [0.0, 1.0])
     shown = [t for each in (record["curves"], *record["densities"]) for t in each["t"]]
     assert low < min(shown) < low + 0.1, "mask ratios, not places"
+    if objective.get("name") == "bell":
+        for each in record["densities"]:
+            places = special.betainc(2, 2, each["t"])
+            assert places == pytest.approx((np.arange(len(places)) + 0.5) / len(places), abs=1e-5)
     assert max(shown) < high

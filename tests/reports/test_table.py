@@ -205,3 +205,16 @@ def test_a_ratio_without_an_interval_does_not_look_exact():
     assert numbers.ratio({"value": 0.593, **nothing}) == "0.593, no interval"
     assert numbers.ratio({"value": None, **nothing}) == numbers.ratio(None) == numbers.NONE
     assert numbers.ratio({"value": 0.6, "ci_low": 0.5, "ci_high": 0.7}) == "0.60, 0.50 to 0.70"
+
+
+def test_tables_say_where_standards_level_and_its_gradients_come_from():
+    """Where the model chooses the masks, Standard's forwards are more than one a row, and counts predict nothing."""
+    record = made_up.decomposition(METHODS)
+    assert "which is A + B;" in equal_compute_table(record).note
+    assert "predicted from exact counts" in gradient_table(record).note
+    chosen = made_up.decomposition(METHODS)
+    chosen["gradient"] |= {"floor": None, "split": None}
+    next(m for m in chosen["methods"] if m["method"] == "standard")["views"] = 1.4
+    assert "which is c (A + B) + (c - 1) C" in equal_compute_table(chosen).note
+    assert "predicted from masks of Standard's" in gradient_table(chosen).note
+    assert "measured on drawn steps" in gradient_table(record | {"blocks": {"sentence": "a"}}).note

@@ -23,7 +23,7 @@ from stabledllm.errors import UserError
 from stabledllm.images.kinds import are_images
 from stabledllm.models.new import is_new
 from stabledllm.noise.of_parts import OfParts
-from stabledllm.noise.parts import PARTS, STANDARD
+from stabledllm.noise.parts import MASKER, PARTS, STANDARD, VIEWS
 from stabledllm.noise.windows import CHOSEN
 from stabledllm.tasks.registry import MADE
 
@@ -224,6 +224,7 @@ def idle_in_decompose(settings: DecomposeSettings, overrides: Sequence[str]) -> 
         rules |= _unused(("grad.",), "--gradient beside it")
     elif settings.objective.tokens in CHOSEN:
         rules |= _unused(("grad.split_rows",), "objective.tokens=all or cart, under which A of the gradient is split")
+        rules |= _OWN_PROFILES
     return [note for key in _keys(overrides) for note in _notes_on(key, key, runs, rules)]
 
 
@@ -248,6 +249,22 @@ def _measured(settings: DecomposeSettings) -> list[str]:
     if "methods" in settings.model_fields_set:
         return settings.methods
     return [name for name in settings.methods if OfParts(name).takes(settings.objective)]
+
+
+def _own_masks(method: OfParts) -> bool:
+    """Whether it has a masker of its own or views that depend on each other."""
+    parts = [named.part for named in method.parts if {MASKER, VIEWS} & set(named.part.fills)]
+    return method.unbiased and any(part.name != "multisample" for part in parts)
+
+
+_OWN_PROFILES: Rules = {
+    "grad.masks": (lambda _, method: _own_masks(method), "a method with a masker or views of its own, as fixedcount"),
+    "grad.view_rows": (
+        lambda _, method: _own_masks(method) and _views(method) > 1,
+        "a method of several views that depend on each other, as mirror",
+    ),
+}
+"""Of gradients where the model chooses the masks: Standard's own ones stand for those of all independent masks."""
 
 
 def _views(method: OfParts) -> int:

@@ -1,8 +1,8 @@
 """Bernoulli masks as an exact mixture over counts: given its count, a Bernoulli mask is a uniformly random subset.
 
 Gradients that were measured with fixed counts therefore give every moment under Bernoulli masks, for any density of t,
-by weights that are known exactly. At small t, where nearly all Bernoulli draws mask nothing and one in a thousand
-decides the variance, this is far less noisy than drawing them.
+by weights that are known but for the error of a fine grid of t (1e-5 of their sum). At small t, where nearly all
+Bernoulli draws mask nothing and one in a thousand decides the variance, this is far less noisy than drawing them.
 
 Under a window or bell t is the place in it, as everywhere: the objective says which mask ratio, and which count, t
 stands for.
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.gradient.profile import GradientProfile
-from stabledllm.noise.bell import quantile, share_below
+from stabledllm.noise.bell import Bell, quantile, share_below
 from stabledllm.noise.counts import log_gamma
 from stabledllm.noise.densities import Uniform
 from stabledllm.noise.maskers.fixed_count import count_mass
@@ -76,9 +76,12 @@ def count_weights(size: int, objective: Objective) -> CountWeights:
 
 
 def _count_weights(size: int, objective: Objective) -> CountWeights:
-    # The equal cells in which densities are tabulated; the lowest are split further, since p_mask is steep there.
+    # The equal cells in which densities are tabulated. The lowest are split further, since p_mask is steep there, and
+    # under a bell the highest too, where it is as steep.
     edges = torch.arange(_FINE + 1, dtype=torch.float64) / _FINE
-    edges = torch.cat((edges, _split(edges[_LOWEST], objective))).unique()
+    low, bell = edges[_LOWEST], objective.bell
+    highest = [1 - _split(low, bell[::-1])] if bell else []
+    edges = torch.cat((edges, _split(low, bell), *highest)).unique()
     t, step = (edges[1:] + edges[:-1]) / 2, edges.diff()
     p, k = objective.p_mask(t), torch.arange(1, size + 1, dtype=torch.float64)[:, None]
     ways = log_gamma(size + 1) - log_gamma(k + 1) - log_gamma(size - k + 1)
@@ -87,13 +90,13 @@ def _count_weights(size: int, objective: Objective) -> CountWeights:
     return CountWeights(t, step, mass * weight, mass * weight**2)
 
 
-def _split(top: Tensor, objective: Objective) -> Tensor:
+def _split(top: Tensor, bell: Bell | None) -> Tensor:
     """Edges that split the cells of t below ``top`` evenly, or of the bell's mask ratio there: it rises as a root."""
     even = torch.arange(1, _SPLIT, dtype=torch.float64) / _SPLIT
-    if not objective.bell:
+    if not bell:
         return top * even
-    ratio = quantile(top, objective.bell) * even
-    return torch.tensor([share_below(r, objective.bell) for r in ratio.tolist()], dtype=torch.float64)
+    ratio = quantile(top, bell) * even
+    return torch.tensor([share_below(r, bell) for r in ratio.tolist()], dtype=torch.float64)
 
 
 @dataclass(frozen=True)

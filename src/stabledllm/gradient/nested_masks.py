@@ -142,13 +142,14 @@ def _law_of_counts(size: int, objective: Objective) -> Tensor:
     """The probabilities by which counts are drawn, (P,): half as under uniform t, half as the noise of such a mask.
 
     The variance of a sum over k of P tokens is taken to grow like k (1 - k/P). A count that a window makes so rare that
-    no t of double precision stands for it has none.
+    no t of double precision stands for it, or no factor of its gradients, has none.
     """
     weights, k = count_weights(size, objective), torch.arange(1, size + 1, dtype=torch.float64)
     noise = weights.square @ weights.step * k * (1 - k / size)
     drawn = torch.full_like(k, 1.0 / size)
     if objective.has_places:
         there = masked_count(_places(size, objective), torch.tensor(size), objective.counts) == k
+        there &= coefficients_at_unit_weight(objective, k.long(), size) > 0
         drawn, noise = (each * there for each in (count_masses(Uniform(), size, objective.counts), noise))
         drawn = drawn / drawn.sum()
     return drawn if size == 1 else (drawn + noise / noise.sum()) / 2

@@ -102,7 +102,7 @@ def _decomposition(data: dict | None) -> dict | None:
         "components": tables.components_table(data),
         "blocks": block_tables.blocks_table(data["blocks"]) if data.get("blocks") else None,
         "of_blocks": block_tables.blocks_sentences(data["blocks"]) if data.get("blocks") else [],
-        "gradient_drawn": bool(data.get("blocks")),
+        "gradient_from": tables.gradient_from(data),
         "components_figure": data_uri(figures.components(data)),
         "curves": data_uri(figures.curves(data)),
         "densities": data_uri(figures.densities(data)),

@@ -73,9 +73,11 @@ def equal_compute_table(data: dict, name: Name = str) -> Table:
         "variance, predicted", "mean loss",
     )  # fmt: skip
     used = {row[2] for row in rows}
+    cost = number((by_name.get("standard") or {}).get("views"))
+    level = "c (A + B) + (c - 1) C for its c forward passes a row" if cost > 1 else "A + B"
     note = (
         "÷ Standard: the noise at equal compute, that is for the same number of forward passes, over Standard's, which "
-        "is A + B; with its 95 % interval. – : not known from so few draws. At equal compute: the noise in nats²."
+        f"is {level}; with its 95 % interval. – : not known from so few draws. At equal compute: the noise in nats²."
     )
     more = "Predicted: the same from A, B and C. Variance: of one row's loss, in nats²."
     note += " Biased: the method trains another objective." * (BIASED in used)
@@ -124,12 +126,9 @@ def gradient_table(data: dict, name: Name = str) -> Table:
         "method", "÷ Standard", "at equal compute", "clipped", "update", "noise scale", "Pareto-k", "unbiased",
         "variance", "measured",
     )  # fmt: skip
-    how = "predicted from exact counts"
-    if any(m.get("predicted_variance") for m in by_name.values()) is False:
-        how = "measured on drawn steps"  # in blocks, where none is predicted
     note = (
         f"÷ Standard: the gradient's noise at equal compute over Standard's, with its 95 % interval. At equal compute: "
-        f"the trace of its covariance in (nats/param)², {how}."
+        f"the trace of its covariance in (nats/param)², {gradient_from(data)}."
     )
     more = (
         "Clipped, update: noise over signal of drawn steps of equal compute, of the clipped gradient and of Adam's "
@@ -137,6 +136,19 @@ def gradient_table(data: dict, name: Name = str) -> Table:
         "errors to be trusted. Variance and measured: the trace for one row's gradient, predicted and from drawn steps."
     )
     return Table("Gradient noise of each method", columns, tuple(rows), note, more, answers=2)
+
+
+def gradient_from(data: dict) -> str:
+    """What the gradient's noise of a decomposition comes from, in words.
+
+    >>> gradient_from({"gradient": {"floor": None}})  # as under LIFT and GIFT
+    "predicted from masks of Standard's and of each method's own"
+    """
+    if data.get("blocks"):
+        return "measured on drawn steps"
+    if (data.get("gradient") or {}).get("floor", ...) is None:
+        return "predicted from masks of Standard's and of each method's own"
+    return "predicted from exact counts"
 
 
 def _ratio(part: dict | None) -> str:

@@ -130,14 +130,15 @@ class GradientOptions(_Checked):
     """Rows that A, B, C and every single-view method are measured on; in blocks, single blocks for A and B."""
     view_rows: int = whole(16, 4)
     """Rows that each method of several views, or with a masker of its own, is measured on; in blocks none, as there all
-    are measured on drawn steps."""
+    are measured on drawn steps. Under ``lift`` and ``gift`` of several dependent views only."""
     rates: int = whole(4, 2)
     """Equal cells of t; the lowest is split further."""
     masks: int = whole(2, 2)
-    """Masks per row and cell; up to three times as many where t is small."""
+    """Masks per row and cell; up to three times as many where t is small. Under ``lift`` and ``gift`` those of methods
+    with a masker or views of their own; Standard's own are four."""
     split_rows: int = none_or(24, 4)
     """Rows, the first of ``rows``, on which A is split into how many tokens are masked, which are targets and which
-    context they see; 0: none, as in blocks."""
+    context they see; 0: none, as in blocks and under ``lift`` and ``gift``."""
     steps: int = whole(16, 4)
     """Training steps drawn for each method."""
     clip: float = real(1.0, 5e-324, math.inf, "above 0")

@@ -102,7 +102,7 @@ def gradient_stages(
     sizes = {"rates": grad.rates, "masks": grad.masks}
     if chosen:
         points = min(grad.rows, len(rows)) * points_of_pairs(grad.rates, standard.objective.floor)
-        first = round(points * (1 + _choosing(standard)))
+        first = round(points * (1 + _choosing(standard)))  # about: which masks lift asks about depends on t
     else:
         first = _points(counts, units or rows, rows_of=grad.rows, **sizes)
     if units:
