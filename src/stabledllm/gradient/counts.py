@@ -24,7 +24,7 @@ from stabledllm.noise.counts import log_gamma
 from stabledllm.noise.densities import Uniform
 from stabledllm.noise.maskers.fixed_count import count_mass
 from stabledllm.noise.objective import Objective
-from stabledllm.noise.schedule import masked_count
+from stabledllm.noise.schedule import largest_ratio, masked_count
 
 _FINE, _SPLIT, _LOWEST = 4096, 256, 16
 
@@ -154,3 +154,26 @@ def coefficients_at_unit_weight(objective: Objective, k: Tensor, size: int) -> T
     """
     c = objective.coefficients(size)[k - 1]
     return c * (share_of_counts(objective, k, size) / size) if objective.has_places else c
+
+
+def places_of_counts(size: int, objective: Objective) -> Tensor:
+    """The middle of the cell of t in which each count k = 1..P is the one that is masked; float64, (P,).
+
+    >>> places_of_counts(2, Objective())
+    tensor([0.2500, 0.7500], dtype=torch.float64)
+    """
+    k = torch.arange(1, size + 1)
+    if not objective.has_places:
+        return (k.double() - 0.5) / size
+    low, high = (largest_ratio(each, torch.tensor(size), objective.counts) for each in (k - 1, k))
+    return (low + high) / 2
+
+
+def counts_in_cells(k: Tensor, size: int, objective: Objective, edges: Tensor) -> Tensor:
+    """The part of each of b cells of t at which a count is the one that is masked; float64, (J, b).
+
+    >>> counts_in_cells(torch.tensor([1]), 2, Objective(), torch.tensor([0.0, 0.25, 1.0]).double())
+    tensor([[0.2500, 0.2500]], dtype=torch.float64)
+    """
+    low, high = (largest_ratio(each, torch.tensor(size), objective.counts)[:, None] for each in (k - 1, k))
+    return (torch.minimum(high, edges[1:]) - torch.maximum(low, edges[:-1])).clamp(min=0)

@@ -13,7 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stabledllm.gradient.counts import coefficients_at_unit_weight, count_weights
+from stabledllm.gradient.counts import (
+    coefficients_at_unit_weight,
+    count_weights,
+    counts_in_cells,
+    places_of_counts,
+)
 from stabledllm.gradient.per_row import RowGradients
 from stabledllm.gradient.profile import GradientProfile, gram_of
 from stabledllm.gradient.sketch import GradientMeter
@@ -21,7 +26,7 @@ from stabledllm.noise.densities import Uniform
 from stabledllm.noise.maskers.fixed_count import count_masses
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
-from stabledllm.noise.schedule import largest_ratio, masked_count
+from stabledllm.noise.schedule import masked_count
 from stabledllm.noise.streams import Key, Stream
 
 _STEP = 0x5B117
@@ -88,7 +93,7 @@ def nested_masks(meter: GradientMeter, profile: GradientProfile, seed: int) -> N
         law = _law_of_counts(size, objective)
         place = (torch.arange(per_row) // _PER_STRATUM + u[i]) / _STRATA
         k = torch.searchsorted(law.cumsum(0), place).clamp(max=int(law.nonzero().max())) + 1
-        t = _places(size, objective)[k - 1].repeat_interleave(_MASKS)
+        t = places_of_counts(size, objective)[k - 1].repeat_interleave(_MASKS)
         gram, shared = _products(meter, profile.method, key, row, t, i * MASKS_PER_ROW)
         found.append(_RowLaw(k, size, law, objective).parts(gram, shared, profile.edges))
     stacked = {name: torch.stack([parts[name] for parts in found], dim=1) for name in found[0]}
@@ -148,20 +153,11 @@ def _law_of_counts(size: int, objective: Objective) -> Tensor:
     noise = weights.square @ weights.step * k * (1 - k / size)
     drawn = torch.full_like(k, 1.0 / size)
     if objective.has_places:
-        there = masked_count(_places(size, objective), torch.tensor(size), objective.counts) == k
+        there = masked_count(places_of_counts(size, objective), torch.tensor(size), objective.counts) == k
         there &= coefficients_at_unit_weight(objective, k.long(), size) > 0
         drawn, noise = (each * there for each in (count_masses(Uniform(), size, objective.counts), noise))
         drawn = drawn / drawn.sum()
     return drawn if size == 1 else (drawn + noise / noise.sum()) / 2
-
-
-def _places(size: int, objective: Objective) -> Tensor:
-    """A t at which each count k = 1..P is the one that is masked, the middle of its cell of t; float64, (P,)."""
-    k = torch.arange(1, size + 1)
-    if not objective.has_places:
-        return (k.double() - 0.5) / size
-    low, high = (largest_ratio(each, torch.tensor(size), objective.counts) for each in (k - 1, k))
-    return (low + high) / 2
 
 
 def _products(meter: GradientMeter, counts: Method, key: Key, row: int, t: Tensor, start: int) -> tuple[Tensor, Tensor]:
@@ -201,7 +197,7 @@ class _RowLaw:
         between = by_count.mean((-3, -1)) * self._pairs(point)  # of two counts, (Q, J, J)
         given_rate = (between * ((mean * weights.step) @ mean.T)).sum((-2, -1))
         whole = (between * torch.outer(whole_c, whole_c)).sum((-2, -1)) / self.size**2
-        in_cell = (point * c**2)[:, None] * _in_cells(self.k, self.size, self.objective, edges) / edges.diff()
+        in_cell = (point * c**2)[:, None] * counts_in_cells(self.k, self.size, self.objective, edges) / edges.diff()
         context = variance - targets
         return {
             "count": (_mean_of_pairs(same) * square).sum(-1) - given_rate,
@@ -226,13 +222,7 @@ class _RowLaw:
         return weight - torch.diag(weight.diagonal())
 
 
-def _in_cells(k: Tensor, size: int, objective: Objective, edges: Tensor) -> Tensor:
-    """The part of each cell of t at which a count is the one that is masked, (J, b)."""
-    low, high = (largest_ratio(each, torch.tensor(size), objective.counts)[:, None] for each in (k - 1, k))
-    return (torch.minimum(high, edges[1:]) - torch.maximum(low, edges[:-1])).clamp(min=0)
-
-
 def _mean_views(size: int, objective: Objective, edges: Tensor) -> Tensor:
     """The mean of P / k over each cell of t, (b,)."""
     k = torch.arange(1, size + 1)
-    return size / k.double() @ _in_cells(k, size, objective, edges) / edges.diff()
+    return size / k.double() @ counts_in_cells(k, size, objective, edges) / edges.diff()

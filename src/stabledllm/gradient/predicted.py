@@ -17,6 +17,7 @@ from stabledllm.gradient.profile import GradientProfile
 from stabledllm.gradient.projected import estimate
 from stabledllm.gradient.row_moments import bernoulli_moments, direct_moments, point_weight
 from stabledllm.gradient.sketch import by_block
+from stabledllm.gradient.staircase import Curves
 from stabledllm.noise.densities import TSampler, Uniform
 from stabledllm.noise.maskers import Bernoulli, FixedCount
 from stabledllm.noise.methods import Method
@@ -81,9 +82,7 @@ def step_noise(
 
     It is ``E|g|² - |E g|²``, less the part of the noise shared by all rows that the source of u removes: a quadratic
     form in the rows' mean gradient over t, from pairs of different rows. This last part takes the mean gradient to be
-    linear between the cells' middles. With counts and few tokens it is a staircase, and that is rough: what a lattice
-    leaves with exact counts was overrated by up to 138 % for rows of 5 and 6 tokens, 4 cells and 8 rows a step, and by
-    up to 45 % for rows of 8 and 9 (``dev/LOG.md``, 2026-11-30).
+    linear from cell to cell, of counts in the steps of each row's own (``gradient/staircase.py``).
 
     Args:
         profile: of the :func:`profile_method` of this method.
@@ -193,23 +192,26 @@ def _removed(
     """The noise that the source removes, as a function of the rows to use, by block of the projection."""
     if method.source.independent:
         return lambda keep: torch.zeros(1, dtype=torch.float64)
-    middle = (profile.edges[1:] + profile.edges[:-1]) / 2
-    _, form = shared_forms(middle, sampler, method.source, step_rows)
+    stepped = profile.method.masker.counted and not bernoulli
+    curves = Curves(profile, stepped=stepped)
+    _, form = shared_forms(curves, sampler, method.source, step_rows, weighted=stepped)
+    form, group = form.view(len(curves.sizes), curves.cells, len(curves.sizes), curves.cells), curves.group
     rows = range(len(profile.rows))
     cells = torch.stack([_cell_means(profile, i, sampler, bernoulli) @ profile.sketch[i].double() for i in rows])
-    parts = by_block(cells)
-    total = torch.stack([part.sum(0) @ part.sum(0).T for part in parts])
-    own = torch.stack([part @ part.transpose(-1, -2) for part in parts])
-    cross = torch.stack([part.sum(0) @ part.transpose(-1, -2) for part in parts])
+    whole, own, cross = [], [], []
+    for part in by_block(cells):
+        summed = part.new_zeros(len(curves.sizes), *part.shape[1:]).index_add_(0, group, part)
+        formed = torch.einsum("sbtc,tck->sbk", form, summed)
+        whole.append((summed * formed).sum())
+        cross.append((part * formed[group]).sum((1, 2)))
+        own.append(torch.stack([(form[s, :, s] * (x @ x.T)).sum() for s, x in zip(group.tolist(), part, strict=True)]))
+    total, each, with_all = torch.stack(whole), torch.stack(own), torch.stack(cross)
 
     def value(keep: Tensor) -> Tensor:
-        unused = torch.ones(len(profile.rows), dtype=torch.bool)
-        unused[keep] = False
-        i = unused.nonzero()[:, 0]
-        both = cross[:, i].sum(1)
-        square = total - both - both.transpose(-1, -2) + own[:, i].sum(1)
-        pairs = (square - own[:, keep].sum(1)) / (len(keep) * (len(keep) - 1))
-        return (pairs * form).sum((-2, -1))
+        left_out = torch.ones(len(profile.rows), dtype=torch.bool)
+        left_out[keep] = False  # one row at most
+        square = total - 2 * with_all[:, left_out].sum(1) + each[:, left_out].sum(1)
+        return (square - each[:, keep].sum(1)) / (len(keep) * (len(keep) - 1))
 
     return value
 
@@ -217,12 +219,13 @@ def _removed(
 def _cell_means(profile: GradientProfile, i: int, sampler: TSampler, bernoulli: bool) -> Tensor:
     """Weights of row i's points in its mean gradient over each cell of t, shape (b, n).
 
-    Where the masker's weight is not 1 / p(t) itself, the points are scaled so that 1 / p(t) times them gives it.
+    With counts the weight is that of a count, and in it; elsewhere it is 1 / p(t), and left out.
     """
     b = len(profile.width)
     if not bernoulli:
         plain = torch.eye(b, dtype=torch.float64)[:, profile.cell] / profile.cell.bincount()[profile.cell]
-        return plain * point_weight(sampler, profile, i) / sampler.weight(profile.t[i])
+        weight = point_weight(sampler, profile, i)
+        return plain * (weight if profile.method.masker.counted else weight / sampler.weight(profile.t[i]))
     found = counts_of(profile, i)
     weights = found.weights
     cell = (torch.searchsorted(profile.edges, weights.t) - 1).clamp(0, b - 1)

@@ -5,12 +5,17 @@ Legend: b rates, U points of a fine grid of u, n rows of a step, k strata.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from stabledllm.noise.densities import TSampler
 from stabledllm.noise.sources import OverU, Source
 
+Curve = Callable[[Tensor], Tensor]
+"""Takes rates (U,) and gives the weights (U, b) of b values of g in g there."""
 _FINE = 64
 """Grid points of u per stratum, or per row of a lattice."""
 _AT_ONCE = 2**10
@@ -33,11 +38,12 @@ def shared_noise(g: Tensor, t: Tensor, sampler: TSampler, source: Source, n: int
 
 
 def shared_forms(
-    t: Tensor, sampler: TSampler, source: Source, n: int, *, weighted: bool = False
+    t: Tensor | Curve, sampler: TSampler, source: Source, n: int, *, weighted: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The parts of Var_u h that the source leaves and removes, as quadratic forms in g: symmetric, of shape (b, b).
 
     Args:
+        t: the rates between which g is linear, or another curve through b values of g.
         weighted: whether the forms are in h at rates t, linear between them, instead of in g.
 
     >>> from stabledllm.noise.densities import Uniform
@@ -46,12 +52,12 @@ def shared_forms(
     tensor([[0., 0.],
             [0., 0.]], dtype=torch.float64)
     """
-    k = source.count(n)
+    k, curve = source.count(n), t if callable(t) else partial(linear, knots=t)
     square, folded, means = 0.0, 0.0, []
     for first in range(0, k, _AT_ONCE):
         count = min(_AT_ONCE, k - first)
         rate = sampler.icdf((torch.arange(count * _FINE, dtype=torch.float64) + 0.5 + first * _FINE) / (k * _FINE))
-        h = _hats(rate, t) if weighted else _hats(rate, t) * sampler.weight(rate)[:, None]
+        h = curve(rate) if weighted else curve(rate) * sampler.weight(rate)[:, None]
         h = h.view(count, _FINE, -1)
         square = square + h.flatten(0, 1).T @ h.flatten(0, 1) / (k * _FINE)
         folded = folded + h.sum(0) / k
@@ -60,11 +66,16 @@ def shared_forms(
     return source.left_of(OverU(square - torch.outer(mean, mean), torch.cat(means) - mean, folded - mean), n)
 
 
-def _hats(x: Tensor, xs: Tensor) -> Tensor:
-    """Weights of the values at xs in the curve through them at x, linear between xs and flat beyond; shape (U, b)."""
-    right = torch.searchsorted(xs, x).clamp(1, len(xs) - 1)
-    share = ((x - xs[right - 1]) / (xs[right] - xs[right - 1])).clamp(0, 1)
-    place, out = torch.arange(len(x)), torch.zeros(len(x), len(xs), dtype=torch.float64)
+def linear(x: Tensor, knots: Tensor) -> Tensor:
+    """Weights of the values at the knots in the curve through them at x, linear between and flat beyond; shape (U, b).
+
+    >>> linear(torch.tensor([0.0, 0.5]).double(), torch.tensor([0.25, 0.75]).double())
+    tensor([[1.0000, 0.0000],
+            [0.5000, 0.5000]], dtype=torch.float64)
+    """
+    right = torch.searchsorted(knots, x).clamp(1, len(knots) - 1)
+    share = ((x - knots[right - 1]) / (knots[right] - knots[right - 1])).clamp(0, 1)
+    place, out = torch.arange(len(x)), torch.zeros(len(x), len(knots), dtype=torch.float64)
     out[place, right - 1] = 1 - share
     out[place, right] = share
     return out
