@@ -1,6 +1,7 @@
 """Which objective, which noise, which likelihood: every objective with its own noise and with less, at equal compute.
 
-    python -m studies.objectives.study                    everything, resumable; some 600 runs of a minute
+    python -m studies.objectives.study                    everything, resumable; some 530 runs of a minute,
+                                                          and 54 longer ones of the real model
     python -m studies.objectives.study --only tune        one part: tune, final, likelihood, stability, real or page
     python -m studies.objectives.study --real FOLDER      where studies/real_model has adapted its model (the part real)
     python -m studies.objectives.study --jobs 2           so many training runs at the same time
@@ -40,6 +41,8 @@ DECODER = ("decoding.length=40", "decoding.steps=40", "decoding.block=8", "gener
 """That of the recipe, as an evaluation is told."""
 BRIEF = ("base.data.test_rows=1", "base.untuned=false")
 """Runs of which only the NLL is looked at."""
+DRAWS = "base.eval_draws=4"
+"""Draws of each held-out row, for the last weights and for each average of them."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Size:
     """
 
     rates: tuple[str, ...] = ("1e-3", "2e-3", "4e-3")
-    tuning: tuple[int, ...] = (101, 102)
+    tuning: tuple[int, ...] = (101,)
     seeds: tuple[int, ...] = tuple(range(1, 13))
     multiples: tuple[float, ...] = (0.75, 1.25, 1.5, 2)
     rows: int = 96
@@ -91,7 +94,7 @@ class Study:
         return self.out / part / row.folder
 
     def tune(self) -> None:
-        """Every row at every learning rate, on seeds of their own."""
+        """Every row at every learning rate, on a seed of its own."""
         for row in ROWS:
             rates = f"learning_rates={_list(self.size.rates)}"
             self._experiment(self.folder("tune", row), row, self.size.tuning, rates, *BRIEF)
@@ -112,7 +115,7 @@ class Study:
             if self._runs_of_tuning(row) < many:
                 raise SystemExit(f"row '{row.name}': expected {many} runs of its tuning; make --only tune first")
             rate = best_rate(tuned[row.name])
-            more = [f"base.trainer.learning_rate={rate}", f"base.data.test_rows={self.size.rows}", *AVERAGES]
+            more = [f"base.trainer.learning_rate={rate}", f"base.data.test_rows={self.size.rows}", *AVERAGES, DRAWS]
             if row == BASE:
                 more.append(f"standard_at={_list(self.size.multiples)}")
             self._experiment(self.folder("final", row), row, self.size.seeds, *more)

@@ -148,7 +148,7 @@ def test_predicted_step_noise_is_that_of_drawn_steps(name):
     found = np.array(found)
     truth, error = drawn(method, sampler, n, 4000, meter)
     spread = (found.std(ddof=1) ** 2 / 4 + error**2) ** 0.5
-    # A staircase taken for straight lines costs up to 5 % of what strata and lattices leave.
+    # Straight lines from cell to cell cost up to 5 % of what strata and lattices leave.
     rough = 0.05 * truth if method.source.name != "iid" else 0.0
     assert abs(found.mean() - truth) < 4.5 * spread + rough, (found.mean(), truth, spread)
 

@@ -19,9 +19,10 @@ from stabledllm.gradient.mask_split import split_masks
 from stabledllm.gradient.nested_masks import _MASKS, _PER_STRATUM, _STRATA, _law_of_counts, _RowLaw, nested_masks
 from stabledllm.gradient.predicted import profile_method, step_noise, uniform_for
 from stabledllm.gradient.profile import GradientProfile, gradient_profile, masks_per_cell
+from stabledllm.gradient.row_moments import weight_at
 from stabledllm.gradient.staircase import Curves
 from stabledllm.noise.bell import count_law
-from stabledllm.noise.densities import Tabulated
+from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.objective import Objective
 from tests.checks.gradients import drawn, exact_noise
@@ -144,7 +145,7 @@ def test_predicted_noise_is_the_enumerated_one_whatever_the_density(chosen):
 
 SMOOTH = Tabulated(torch.linspace(1.6, 0.6, 256, dtype=torch.float64), name="ppots")
 SOURCES = ["strats", "lowdisc", "lowdisc+ppots", "strats+ppots+fixedcount", "strats+ppots+mirror"]
-"""A lattice of exact counts leaves what the steps of so few tokens decide: below, with finer cells."""
+"""A lattice of exact counts is below: what it leaves of so few tokens needs more than four cells."""
 
 
 @pytest.mark.parametrize("text", SOURCES)
@@ -166,17 +167,27 @@ def test_what_a_source_removes_is_what_drawn_steps_lack(build, text):
     assert abs(found.mean() - truth) < 4.5 * spread + 0.05 * truth, (found.mean(), truth, spread)
 
 
-@pytest.mark.parametrize("build", [case, inside, belled])
-def test_a_lattice_meets_the_steps_of_exact_counts(build):
-    """Straight lines in their place, from cell to cell, put what it leaves 15 to 23 % of what it removes off."""
+LATTICES = [(case, "fixedcount"), (inside, "fixedcount"), (belled, "fixedcount"), (case, "complement")]
+
+
+@pytest.mark.parametrize(("build", "masker"), LATTICES)
+def test_a_lattice_meets_the_steps_of_exact_counts(build, masker):
+    """Straight lines in their place put what it leaves 15 to 33 % of what it removes off."""
     chosen, found = build("standard"), []
     meter = ToyGradients([toy_row(6, 0), toy_row(5, 1)], objective=chosen.objective)
-    lattice, plain = (Method.parse(text, None, chosen.objective) for text in ("lowdisc+fixedcount", "fixedcount"))
-    for seed in range(2):
-        own = gradient_profile(meter, plain, rows=100, rates=16, masks=2, seed=seed)
-        found.append(step_noise(own, lattice, uniform_for(own, SMOOTH), 8, 1.0).estimate().value)
-    (truth, error), (iid, _) = (drawn(method, SMOOTH, 8, 4000, meter) for method in (lattice, plain))
-    assert abs(np.mean(found) - truth) < Z * error + 0.06 * (iid - truth), (found, truth, iid)
+    lattice, plain, counted = (
+        Method.parse(text, None, chosen.objective) for text in (f"lowdisc+{masker}", masker, "fixedcount")
+    )
+    n = 8 * plain.views.count
+    for seed in range(3):
+        own, of_counts = (
+            gradient_profile(meter, method, rows=100, rates=8, masks=2, seed=seed) for method in (plain, counted)
+        )
+        noise = step_noise(own, lattice, uniform_for(own, SMOOTH), n, plain.views.count, of_counts)
+        found.append(noise.estimate().value)
+    (truth, error), (iid, _) = (drawn(method, SMOOTH, n, 4000, meter) for method in (lattice, plain))
+    spread = (error**2 + np.var(found, ddof=1) / len(found)) ** 0.5
+    assert abs(np.mean(found) - truth) < Z * spread + 0.05 * (iid - truth), (found, truth, iid)
 
 
 def test_rows_of_several_sizes_are_left_out_as_if_they_had_never_been():
@@ -188,24 +199,33 @@ def test_rows_of_several_sizes_are_left_out_as_if_they_had_never_been():
 
 
 def test_long_rows_go_on_straight():
-    """Where the steps are many, and of all rows where masks are not counted."""
+    """Where the steps are many, and of all rows where masks are not counted; by the weight of each density."""
     own = profile(inside("standard"), rows=6)
     sized = replace(own, size=torch.tensor([3, 4, 64, 65, 300, 65]))
-    stepped, smooth = (Curves(sized, stepped=each) for each in (True, False))
+    stepped, smooth = (Curves(sized, SMOOTH, stepped=each) for each in (True, False))
     assert stepped.sizes.tolist() == [0, 3, 4, 64]
     assert stepped.group.tolist() == [1, 2, 3, 0, 0, 0]
     assert smooth.sizes.tolist() == [0]
     t = torch.linspace(0.01, 0.99, 50).double()
-    assert stepped(t)[:, : stepped.cells].equal(smooth(t))
-    assert stepped(t).view(50, 4, -1).sum(-1) == pytest.approx(np.ones((50, 4)))
+    curves = stepped(t).view(50, 4, -1)
+    assert curves[:, 0].equal(smooth(t))
+    assert curves[:, 0].sum(-1) == pytest.approx(SMOOTH.weight(t))
+    for column, size in ((1, 3), (3, 64)):
+        assert curves[:, column].sum(-1) == pytest.approx(weight_at(t, SMOOTH, sized, size))
+    ones = torch.ones(4, dtype=torch.float64)
+    assert (stepped.in_cells(0) @ torch.ones(len(own.cell)).double()) == pytest.approx(ones)
+    long = stepped.in_cells(4).sum(1)
+    assert long == pytest.approx(ones, abs=0.02)
+    assert not torch.allclose(long, ones, atol=1e-5), "a count's weight is not quite 1 / p(t)"
 
 
 def test_cells_on_one_step_stand_for_one_value():
-    """Of a row of one token all of them do."""
+    """Of a row of one token all of them do, as many times as they were measured."""
     own = profile(STANDARD["bell without eps"], rows=6, rates=16)
-    curves = Curves(replace(own, size=torch.tensor([1, 1, 1, 2, 2, 2])), stepped=True)
+    curves = Curves(replace(own, size=torch.tensor([1, 1, 1, 2, 2, 2])), Uniform(), stepped=True)
     one, two = curves(torch.tensor([0.1, 0.9]).double()).view(2, 2, -1).unbind(1)
-    assert torch.allclose(one, own.width.expand(2, -1))
+    share = own.cell.bincount().double() / len(own.cell)
+    assert torch.allclose(one, share.expand(2, -1))
     assert torch.allclose(two.sum(1), torch.ones(2).double())
     assert float(two[0, -1]) == 0 == float(two[1, 0])
     assert (two >= 0).all()

@@ -216,5 +216,5 @@ def test_tables_say_where_standards_level_and_its_gradients_come_from():
     chosen["gradient"] |= {"floor": None, "split": None}
     next(m for m in chosen["methods"] if m["method"] == "standard")["views"] = 1.4
     assert "which is c (A + B) + (c - 1) C" in equal_compute_table(chosen).note
-    assert "predicted from masks of Standard's" in gradient_table(chosen).note
+    assert "predicted from Standard's masks" in gradient_table(chosen).note
     assert "measured on drawn steps" in gradient_table(record | {"blocks": {"sentence": "a"}}).note

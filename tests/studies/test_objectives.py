@@ -169,7 +169,7 @@ def test_the_best_rate_is_the_least_mean_where_most_runs_ended():
 def test_final_runs_wait_for_all_runs_of_the_tuning(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "command", lambda *words: pytest.fail("a run was started"))
     mine = study.Study(tmp_path)
-    with pytest.raises(SystemExit, match=r"row 'standard': expected 6 runs of its tuning"):
+    with pytest.raises(SystemExit, match=r"row 'standard': expected 3 runs of its tuning"):
         mine.final()
     file = mine.folder("tune", BASE) / "results.json"
     file.parent.mkdir(parents=True)

@@ -261,7 +261,7 @@ _OWN_PROFILES: Rules = {
     "grad.masks": (lambda _, method: _own_masks(method), "a method with a masker or views of its own, as fixedcount"),
     "grad.view_rows": (
         lambda _, method: _own_masks(method) and _views(method) > 1,
-        "a method of several views that depend on each other, as mirror",
+        "a method of several views that are not independent masks, as mirror",
     ),
 }
 """Of gradients where the model chooses the masks: Standard's own ones stand for those of all independent masks."""

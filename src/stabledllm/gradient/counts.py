@@ -163,8 +163,6 @@ def places_of_counts(size: int, objective: Objective) -> Tensor:
     tensor([0.2500, 0.7500], dtype=torch.float64)
     """
     k = torch.arange(1, size + 1)
-    if not objective.has_places:
-        return (k.double() - 0.5) / size
     low, high = (largest_ratio(each, torch.tensor(size), objective.counts) for each in (k - 1, k))
     return (low + high) / 2
 

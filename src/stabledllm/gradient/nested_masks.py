@@ -147,7 +147,7 @@ def _law_of_counts(size: int, objective: Objective) -> Tensor:
     """The probabilities by which counts are drawn, (P,): half as under uniform t, half as the noise of such a mask.
 
     The variance of a sum over k of P tokens is taken to grow like k (1 - k/P). A count that a window makes so rare that
-    no t of double precision stands for it, or no factor of its gradients, has none.
+    no t of double precision stands for it, or that the factor of its gradients is 0, is never drawn.
     """
     weights, k = count_weights(size, objective), torch.arange(1, size + 1, dtype=torch.float64)
     noise = weights.square @ weights.step * k * (1 - k / size)

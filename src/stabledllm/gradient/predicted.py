@@ -15,7 +15,7 @@ from stabledllm.gradient.components import UNIT, PairMean, as_positive, ratio_of
 from stabledllm.gradient.counts import counts_of
 from stabledllm.gradient.profile import GradientProfile
 from stabledllm.gradient.projected import estimate
-from stabledllm.gradient.row_moments import bernoulli_moments, direct_moments, point_weight
+from stabledllm.gradient.row_moments import bernoulli_moments, direct_moments
 from stabledllm.gradient.sketch import by_block
 from stabledllm.gradient.staircase import Curves
 from stabledllm.noise.densities import TSampler, Uniform
@@ -82,7 +82,7 @@ def step_noise(
 
     It is ``E|g|² - |E g|²``, less the part of the noise shared by all rows that the source of u removes: a quadratic
     form in the rows' mean gradient over t, from pairs of different rows. This last part takes the mean gradient to be
-    linear from cell to cell, of counts in the steps of each row's own (``gradient/staircase.py``).
+    linear from cell to cell, and with counts to be constant on each step of a row's own (``gradient/staircase.py``).
 
     Args:
         profile: of the :func:`profile_method` of this method.
@@ -192,40 +192,36 @@ def _removed(
     """The noise that the source removes, as a function of the rows to use, by block of the projection."""
     if method.source.independent:
         return lambda keep: torch.zeros(1, dtype=torch.float64)
-    stepped = profile.method.masker.counted and not bernoulli
-    curves = Curves(profile, stepped=stepped)
-    _, form = shared_forms(curves, sampler, method.source, step_rows, weighted=stepped)
+    curves = Curves(profile, sampler, stepped=profile.method.masker.counted and not bernoulli)
+    _, form = shared_forms(curves, sampler, method.source, step_rows, weighted=True)
     form, group = form.view(len(curves.sizes), curves.cells, len(curves.sizes), curves.cells), curves.group
-    rows = range(len(profile.rows))
-    cells = torch.stack([_cell_means(profile, i, sampler, bernoulli) @ profile.sketch[i].double() for i in rows])
-    whole, own, cross = [], [], []
+    cells = torch.stack(
+        [
+            (_means_of_counts(profile, i) if bernoulli else curves.in_cells(i)) @ profile.sketch[i].double()
+            for i in range(len(profile.rows))
+        ]
+    )
+    whole, own, with_all = [], [], []
     for part in by_block(cells):
         summed = part.new_zeros(len(curves.sizes), *part.shape[1:]).index_add_(0, group, part)
         formed = torch.einsum("sbtc,tck->sbk", form, summed)
         whole.append((summed * formed).sum())
-        cross.append((part * formed[group]).sum((1, 2)))
+        with_all.append((part * formed[group]).sum((1, 2)))
         own.append(torch.stack([(form[s, :, s] * (x @ x.T)).sum() for s, x in zip(group.tolist(), part, strict=True)]))
-    total, each, with_all = torch.stack(whole), torch.stack(own), torch.stack(cross)
+    whole, own, with_all = (torch.stack(each) for each in (whole, own, with_all))
 
     def value(keep: Tensor) -> Tensor:
         left_out = torch.ones(len(profile.rows), dtype=torch.bool)
         left_out[keep] = False  # one row at most
-        square = total - 2 * with_all[:, left_out].sum(1) + each[:, left_out].sum(1)
-        return (square - each[:, keep].sum(1)) / (len(keep) * (len(keep) - 1))
+        square = whole - 2 * with_all[:, left_out].sum(1) + own[:, left_out].sum(1)
+        return (square - own[:, keep].sum(1)) / (len(keep) * (len(keep) - 1))
 
     return value
 
 
-def _cell_means(profile: GradientProfile, i: int, sampler: TSampler, bernoulli: bool) -> Tensor:
-    """Weights of row i's points in its mean gradient over each cell of t, shape (b, n).
-
-    With counts the weight is that of a count, and in it; elsewhere it is 1 / p(t), and left out.
-    """
+def _means_of_counts(profile: GradientProfile, i: int) -> Tensor:
+    """Weights of row i's points, of fixed counts, in the mean gradient of Bernoulli masks over each cell, (b, n)."""
     b = len(profile.width)
-    if not bernoulli:
-        plain = torch.eye(b, dtype=torch.float64)[:, profile.cell] / profile.cell.bincount()[profile.cell]
-        weight = point_weight(sampler, profile, i)
-        return plain * (weight if profile.method.masker.counted else weight / sampler.weight(profile.t[i]))
     found = counts_of(profile, i)
     weights = found.weights
     cell = (torch.searchsorted(profile.edges, weights.t) - 1).clamp(0, b - 1)

@@ -205,13 +205,27 @@ def points_of(
     least = max(objective.floor, _only_one(size.median(), objective)) if counted else objective.floor
     edges = rate_edges(rates, least)
     if counted:  # below 1 / P, or what takes its place, every count is 1
-        inner = edges[1:-1]
-        edges = torch.cat((edges[:1], inner[inner > _only_one(size.max(), objective)], edges[-1:]))
+        edges = _from_first_step(edges, _only_one(size.max(), objective))
     cell = torch.arange(len(edges) - 1).repeat_interleave(masks_per_cell(edges, masks, objective))
     a, n = len(chosen), len(cell)
     u = key.row_uniforms(Stream.RATE, torch.arange(a * n)).view(a, n)
     t = edges[cell] + u * edges.diff()[cell]
     return key, chosen, size, edges, cell, t
+
+
+def _from_first_step(edges: Tensor, step: float) -> Tensor:
+    """Edges whose lowest cell is that of count 1, which ends at ``step``; next to none of t is below a narrow window's.
+
+    >>> _from_first_step(torch.tensor([0.0, 0.25, 0.5, 1.0]), 0.2)
+    tensor([0.0000, 0.2000, 0.5000, 1.0000])
+    >>> _from_first_step(torch.tensor([0.0, 0.5, 1.0]), 1e-9)
+    tensor([0.0000, 0.5000, 1.0000])
+    """
+    inner = edges[1:-1]
+    kept = inner[inner > 1.5 * step]
+    if step < 0.25 * float(edges[1]):
+        return torch.cat((edges[:1], inner[inner > step], edges[-1:]))
+    return torch.cat((edges[:1], edges.new_tensor([step] if step < 1 else []), kept, edges[-1:]))
 
 
 def _only_one(size: Tensor, objective: Objective) -> float:

@@ -124,16 +124,26 @@ def point_weight(sampler: TSampler, profile: GradientProfile, i: int) -> Tensor:
     >>> point_weight(Uniform(), example_profile(), 0).round(decimals=6).unique()
     tensor([1.], dtype=torch.float64)
     """
+    return weight_at(profile.t[i], sampler, profile, int(profile.size[i]))
+
+
+def weight_at(t: Tensor, sampler: TSampler, profile: GradientProfile, size: int) -> Tensor:
+    """Importance weight w of the profile's masker for a row of ``size`` tokens, shape of t, (U,).
+
+    >>> from stabledllm.gradient.example import example_profile
+    >>> from stabledllm.noise.densities import Tabulated
+    >>> weight_at(torch.tensor([0.2, 0.8]), Tabulated([3.0, 1.0]), example_profile(), size=1)  # its count is certain
+    tensor([1., 1.], dtype=torch.float64)
+    """
     masker = profile.method.masker
     if masker.counted and profile.objective.has_places:
-        return _weight_of_counts(sampler, profile, i)
-    return masker.weighs_by(sampler, int(profile.size[i])).weight(profile.t[i])
+        return _weight_of_counts(t, sampler, profile, size)
+    return masker.weighs_by(sampler, size).weight(t)
 
 
-def _weight_of_counts(sampler: TSampler, profile: GradientProfile, i: int) -> Tensor:
-    """The weight that the masker itself gives each point: counts' cells of unequal width fit no table of a density."""
-    t, size, views = profile.t[i], int(profile.size[i]), profile.method.views
-    maskable, place = torch.ones(len(t), size, dtype=torch.bool), torch.arange(len(t))
+def _weight_of_counts(t: Tensor, sampler: TSampler, profile: GradientProfile, size: int) -> Tensor:
+    """The weight that the masker itself gives: counts' cells of unequal width fit no table of a density."""
+    views, maskable, place = profile.method.views, torch.ones(len(t), size, dtype=torch.bool), torch.arange(len(t))
     rows = Rows(position=place, step_rows=len(t), maskable=maskable, token_index=torch.arange(size))
     any_order = torch.zeros(len(t), 1, size, dtype=torch.float64)
     return profile.method.masker(MaskInput(t, any_order, views, rows, sampler, profile.objective))[2]

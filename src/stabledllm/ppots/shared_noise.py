@@ -15,10 +15,10 @@ from stabledllm.noise.densities import TSampler
 from stabledllm.noise.sources import OverU, Source
 
 Curve = Callable[[Tensor], Tensor]
-"""Takes rates (U,) and gives the weights (U, b) of b values of g in g there."""
+"""Takes rates (U,) and gives the weights (U, b) of b values in a curve there."""
 _FINE = 64
 """Grid points of u per stratum, or per row of a lattice."""
-_AT_ONCE = 2**10
+_AT_ONCE = 2**8
 """Number of strata, or rows of a lattice, computed at once; bounds the memory."""
 
 
@@ -43,8 +43,8 @@ def shared_forms(
     """The parts of Var_u h that the source leaves and removes, as quadratic forms in g: symmetric, of shape (b, b).
 
     Args:
-        t: the rates between which g is linear, or another curve through b values of g.
-        weighted: whether the forms are in h at rates t, linear between them, instead of in g.
+        t: the rates between which g is linear, or another curve.
+        weighted: whether the curve is of h itself, so that the forms are in values of h instead of g.
 
     >>> from stabledllm.noise.densities import Uniform
     >>> from stabledllm.noise.sources import IID
@@ -73,9 +73,10 @@ def linear(x: Tensor, knots: Tensor) -> Tensor:
     tensor([[1.0000, 0.0000],
             [0.5000, 0.5000]], dtype=torch.float64)
     """
+    if len(knots) == 1:
+        return torch.ones(len(x), 1, dtype=torch.float64)
     right = torch.searchsorted(knots, x).clamp(1, len(knots) - 1)
     share = ((x - knots[right - 1]) / (knots[right] - knots[right - 1])).clamp(0, 1)
     place, out = torch.arange(len(x)), torch.zeros(len(x), len(knots), dtype=torch.float64)
-    out[place, right - 1] = 1 - share
-    out[place, right] = share
+    out[place, right - 1], out[place, right] = 1 - share, share
     return out

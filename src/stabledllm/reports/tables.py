@@ -142,12 +142,12 @@ def gradient_from(data: dict) -> str:
     """What the gradient's noise of a decomposition comes from, in words.
 
     >>> gradient_from({"gradient": {"floor": None}})  # as under LIFT and GIFT
-    "predicted from masks of Standard's and of each method's own"
+    "predicted from Standard's masks, or from a method's own where these are not independent"
     """
     if data.get("blocks"):
         return "measured on drawn steps"
     if (data.get("gradient") or {}).get("floor", ...) is None:
-        return "predicted from masks of Standard's and of each method's own"
+        return "predicted from Standard's masks, or from a method's own where these are not independent"
     return "predicted from exact counts"
 
 

@@ -130,7 +130,8 @@ class GradientOptions(_Checked):
     """Rows that A, B, C and every single-view method are measured on; in blocks, single blocks for A and B."""
     view_rows: int = whole(16, 4)
     """Rows that each method of several views, or with a masker of its own, is measured on; in blocks none, as there all
-    are measured on drawn steps. Under ``lift`` and ``gift`` of several dependent views only."""
+    are measured on drawn steps. Under ``lift`` and ``gift`` of several views only, unless they are independent
+    masks."""
     rates: int = whole(4, 2)
     """Equal cells of t; the lowest is split further."""
     masks: int = whole(2, 2)
