@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -154,7 +155,7 @@ def test_the_committed_page_is_that_of_the_results(tmp_path):
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
     for name, block in page.blocks(results).items():
         assert f"<!-- {name} -->\n{block}\n<!-- end -->" in text
-    for picture in ("compute_saved.png", "rates.png"):
+    for picture in re.findall(r"\]\((\w+\.png)\)", text):
         assert (FOLDER / picture).is_file()
 
 
@@ -173,7 +174,7 @@ def test_final_runs_wait_for_all_runs_of_the_tuning(tmp_path, monkeypatch):
         mine.final()
     file = mine.folder("tune", BASE) / "results.json"
     file.parent.mkdir(parents=True)
-    runs = [run(STANDARD, s, 0.1, learning_rate=rate) for s in (101, 102) for rate in (1e-3, 2e-3, 4e-3)]
+    runs = [run(STANDARD, s, 0.1, learning_rate=rate) for s in (101,) for rate in (1e-3, 2e-3, 4e-3)]
     file.write_text(json.dumps({"runs": runs[:-1]}), encoding="utf-8")
     with pytest.raises(SystemExit, match="--only tune"):
         mine.final()
