@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import itertools
+from dataclasses import replace
 
 import numpy as np
 import torch
 
+from stabledllm.gradient.floor import GradientFloor
 from stabledllm.noise.methods import Method
 from stabledllm.noise.streams import Key, Stream
+from tests.checks.statistics import Z
 from tests.fakes.gradients import ToyGradients
 from tests.oracle import Setting, ToyRow, conditional, panels
 
@@ -48,3 +52,33 @@ def exact_noise(setting: Setting, kinds: list[ToyRow], share: np.ndarray | None 
     h = np.array(parts["h"])
     spread = share[:, None] * (h - (share[:, None] * h).mean(0) / share.mean())
     return {"A": (share**2 * parts["A"]).mean(), "B": (share**2 * parts["B"]).mean(), "C": (spread**2).sum(1).mean()}
+
+
+def by_cell(setting: Setting, kinds: list[ToyRow], edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """E|g|² (rows, b) and E g (rows, b, F) at unit weight, averaged over each cell of t, by enumeration."""
+    square, mean = [], []
+    for row, (low, high) in itertools.product(kinds, itertools.pairwise(edges)):
+        t, dt = panels(setting.kinks(row.size), low, high)
+        first, second = conditional(setting, row, t)
+        square.append(dt @ second[:, 1:].sum(1) / (high - low))
+        mean.append(dt @ first[:, 1:] / (high - low))
+    shape = len(kinds), len(edges) - 1
+    return np.array(square).reshape(shape), np.array(mean).reshape(*shape, -1)
+
+
+def assert_floors(found: GradientFloor, setting: Setting, kinds: list[ToyRow], edges: np.ndarray) -> None:
+    """The floors of all densities and of those with low discrepancy are those of fixed counts, by enumeration."""
+    width = np.diff(edges)
+    square, mean = by_cell(replace(setting, masker="fixedcount"), kinds, edges)
+    whole = np.einsum("ibf,b->if", mean, width)
+    own = (whole**2).sum(1).mean()
+    data = own - (whole.mean(0) ** 2).sum()
+    truth = exact_noise(setting, kinds)
+    exact = {
+        "shared": (np.sqrt(square.mean(0)) @ width) ** 2 - own,
+        "lowdisc": (np.sqrt(square.mean(0) - (mean.mean(0) ** 2).sum(1)) @ width) ** 2 - data,
+    }
+    for part, floor in exact.items():
+        estimate = getattr(found, part)
+        assert abs(estimate.value - floor / (truth["A"] + truth["B"])) < Z * estimate.stderr, part
+        assert estimate.stderr < 0.1 * estimate.value, f"{part}: too vague to fail"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
-import numpy as np
 import pytest
 import torch
 
@@ -13,11 +10,9 @@ from stabledllm.gradient.profile import gradient_profile
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method
 from stabledllm.ppots.cells import cell_kernels
-from tests.checks.statistics import Z
+from tests.checks.gradients import assert_floors
 from tests.fakes.gradients import ToyGradients
-from tests.oracle import Setting, conditional, decomposition, panels
-
-COUNTED = Setting(masker="fixedcount", eps=0.1)
+from tests.oracle import Setting
 
 
 @pytest.fixture(scope="module")
@@ -25,34 +20,9 @@ def profile():
     return gradient_profile(ToyGradients(), Method.parse("fixedcount"), rows=450, rates=4, masks=3, seed=0)
 
 
-def by_cell(row, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """E|g|² (b,) and E g (b, F) at unit weight, averaged over each cell, by enumeration."""
-    square, mean = [], []
-    for low, high in itertools.pairwise(edges):
-        t, dt = panels(COUNTED.kinks(row.size), low, high)
-        first, second = conditional(COUNTED, row, t)
-        square.append(dt @ second[:, 1:].sum(1) / (high - low))
-        mean.append(dt @ first[:, 1:] / (high - low))
-    return np.array(square), np.array(mean)
-
-
 def test_floors_equal_enumeration(profile):
-    kinds, edges = ToyGradients().kinds, profile.edges.numpy()
-    width = np.diff(edges)
-    square, mean = (np.stack(parts) for parts in zip(*(by_cell(row, edges) for row in kinds), strict=True))
-    whole = np.einsum("ibf,b->if", mean, width)
-    own = (whole**2).sum(1).mean()
-    standard = sum(float(decomposition(Setting(eps=0.1), kinds)[part][1]) for part in "AB")
-    data = own - (whole.mean(0) ** 2).sum()
-    exact = {
-        "shared": (np.sqrt(square.mean(0)) @ width) ** 2 - own,
-        "lowdisc": (np.sqrt(square.mean(0) - (mean.mean(0) ** 2).sum(1)) @ width) ** 2 - data,
-    }
     found = gradient_floor(profile)
-    for name, floor in exact.items():
-        estimate = getattr(found, name)
-        assert abs(estimate.value - floor / standard) < Z * estimate.stderr, name
-        assert estimate.stderr < 0.1 * estimate.value, f"{name}: too vague to fail"
+    assert_floors(found, Setting(eps=0.1), ToyGradients().kinds, profile.edges.numpy())
     assert found.own.value < found.shared.value
     assert found.lowdisc.value < found.shared.value
 

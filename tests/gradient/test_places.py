@@ -25,12 +25,12 @@ from stabledllm.noise.bell import count_law
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.methods import Method, MethodOptions
 from stabledllm.noise.objective import Objective
-from tests.checks.gradients import drawn, exact_noise
+from tests.checks.gradients import assert_floors, drawn, exact_noise
 from tests.checks.mask_split import exact_parts_under, masked_gradients, mixed_row, of_count
 from tests.checks.statistics import Z, assert_mean
 from tests.fakes.gradients import ToyGradients
 from tests.mutation.inject import noticed
-from tests.oracle import Setting, conditional, count_coefficient, count_edges, objective_by_quadrature, panels, toy_row
+from tests.oracle import Setting, count_coefficient, count_edges, objective_by_quadrature, toy_row
 from tests.statistical.cases import Case, case, in_window, masked_mean, under_bell
 
 pytestmark = pytest.mark.statistical
@@ -231,37 +231,10 @@ def test_cells_on_one_step_stand_for_one_value():
     assert (two >= 0).all()
 
 
-def by_cell(setting: Setting, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """E|g|² (rows, b) and E g (rows, b, F) at unit weight, averaged over each cell of places, by enumeration."""
-    square, mean = [], []
-    for row, (low, high) in itertools.product(KINDS, itertools.pairwise(edges)):
-        t, dt = panels(setting.kinks(row.size), low, high)
-        first, second = conditional(setting, row, t)
-        square.append(dt @ second[:, 1:].sum(1) / (high - low))
-        mean.append(dt @ first[:, 1:] / (high - low))
-    shape = len(KINDS), len(edges) - 1
-    return np.array(square).reshape(shape), np.array(mean).reshape(*shape, -1)
-
-
 @pytest.mark.parametrize("name", ["window", "lower half", "bell"])
 def test_floors_equal_enumeration(name):
-    chosen, own_profile = STANDARD[name], profile(STANDARD[name], rows=450)
-    edges = own_profile.edges.numpy()
-    width = np.diff(edges)
-    square, mean = by_cell(replace(chosen.setting, masker="fixedcount"), edges)
-    whole = np.einsum("ibf,b->if", mean, width)
-    own = (whole**2).sum(1).mean()
-    data = own - (whole.mean(0) ** 2).sum()
-    truth = exact_noise(chosen.setting, KINDS)
-    exact = {
-        "shared": (np.sqrt(square.mean(0)) @ width) ** 2 - own,
-        "lowdisc": (np.sqrt(square.mean(0) - (mean.mean(0) ** 2).sum(1)) @ width) ** 2 - data,
-    }
-    found = gradient_floor(own_profile)
-    for part, floor in exact.items():
-        estimate = getattr(found, part)
-        assert abs(estimate.value - floor / (truth["A"] + truth["B"])) < Z * estimate.stderr, part
-        assert estimate.stderr < 0.1 * estimate.value, f"{part}: too vague to fail"
+    own = profile(STANDARD[name], rows=450)
+    assert_floors(gradient_floor(own), STANDARD[name].setting, KINDS, own.edges.numpy())
 
 
 @functools.cache

@@ -222,10 +222,8 @@ def _from_first_step(edges: Tensor, step: float) -> Tensor:
     tensor([0.0000, 0.5000, 1.0000])
     """
     inner = edges[1:-1]
-    kept = inner[inner > 1.5 * step]
-    if step < 0.25 * float(edges[1]):
-        return torch.cat((edges[:1], inner[inner > step], edges[-1:]))
-    return torch.cat((edges[:1], edges.new_tensor([step] if step < 1 else []), kept, edges[-1:]))
+    first = edges.new_tensor([step] if 0.25 * float(edges[1]) <= step < 1 else [])
+    return torch.cat((edges[:1], first, inner[inner > step * (1.5 if len(first) else 1)], edges[-1:]))
 
 
 def _only_one(size: Tensor, objective: Objective) -> float:

@@ -15,7 +15,7 @@ from stabledllm.gradient.paired import (
     paired_rates,
 )
 from stabledllm.gradient.predicted import StepNoise, profile_method, step_noise, uniform_for
-from stabledllm.gradient.profile import GradientProfile, gradient_profile
+from stabledllm.gradient.profile import GradientProfile
 from stabledllm.lab.measure.gradient import GradientLaboratory
 from stabledllm.lab.measure.gradient_notes import notes_of_chosen
 from stabledllm.lab.measure.options import GradientOptions
@@ -41,18 +41,11 @@ class ChosenGradientLaboratory(GradientLaboratory):
 
     def profile(self, method: Method) -> GradientProfile:
         """The profile of a method's masker and views, measured at the first call; Standard's is :attr:`paired`."""
-        if method == self.counts:
-            return self.paired.profile
-        if method not in self._profiles:
-            self._profiles[method] = gradient_profile(
-                self.meter,
-                method,
-                rows=rows_of(method, self.grad),
-                rates=self.grad.rates,
-                masks=self.grad.masks,
-                seed=self.options.seed,
-            )
-        return self._profiles[method]
+        return self.paired.profile if method == self.counts else super().profile(method)
+
+    def rows_of(self, method: Method) -> int:
+        """The rows that a profile is measured on: fewer where a method has several views."""
+        return rows_of(method, self.grad)
 
     def decomposition(self) -> GradientDecomposition:
         """A, B and C of Standard's gradient; A holds what the choice is drawn with."""

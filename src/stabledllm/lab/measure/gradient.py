@@ -79,16 +79,19 @@ class GradientLaboratory:
     def profile(self, method: Method) -> GradientProfile:
         """The profile of a method's masker and views, measured at the first call."""
         if method not in self._profiles:
-            rows = self.grad.rows if method == self.counts else min(self.grad.view_rows, self.grad.rows)
             self._profiles[method] = gradient_profile(
                 self.meter,
                 method,
-                rows=rows,
+                rows=self.rows_of(method),
                 rates=self.grad.rates,
                 masks=self.grad.masks,
                 seed=self.options.seed,
             )
         return self._profiles[method]
+
+    def rows_of(self, method: Method) -> int:
+        """The rows that a profile is measured on: fewer than Standard's where a method has one of its own."""
+        return self.grad.rows if method == self.counts else min(self.grad.view_rows, self.grad.rows)
 
     def decomposition(self) -> GradientDecomposition:
         """A, B and C of Standard's gradient."""

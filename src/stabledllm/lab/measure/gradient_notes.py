@@ -20,14 +20,8 @@ def notes_of_rows(parts: GradientDecomposition, floor: GradientFloor, entries: S
         f"{shared:.3g} ± {floor.shared.stderr:.2g} of Standard's ({lowdisc:.3g} with low discrepancy); a density for "
         f"every row, known beforehand, would reach {own:.3g}."
     )
-    yield from _drawn_apart(parts, entries)
-    if parts.heavy_tail:
-        yield (
-            f"The squared gradient norm has a heavy tail under Standard's iid t (Pareto-k {parts.pareto_k:.2f}): "
-            f"A, B and C were measured count by count; drawn steps miss the tail, and their errors are too small."
-        )
-    if parts.heavy_rows:
-        yield rows_note(parts.rows_pareto_k)
+    counted = "A, B and C were measured count by count; drawn steps miss the tail, and their errors are too small"
+    yield from _unreliable(parts, entries, counted)
 
 
 def notes_of_chosen(parts: GradientDecomposition, entries: Sequence[dict], tokens: str) -> Iterator[str]:
@@ -36,24 +30,23 @@ def notes_of_chosen(parts: GradientDecomposition, entries: Sequence[dict], token
         f"Under objective.tokens={tokens} the model chooses the masks: A of the gradient holds what it chooses by, and "
         f"neither the least noise of a density nor what A is made of (targets, context) is known."
     )
-    yield from _drawn_apart(parts, entries)
-    if parts.heavy_tail:
-        yield (
-            f"The squared gradient norm has a heavy tail under Standard's iid t (Pareto-k {parts.pareto_k:.2f}): a few "
-            f"draws at small t decide A, B and C, and their errors may be too small; measure more rows, with grad.rows."
-        )
-    if parts.heavy_rows:
-        yield rows_note(parts.rows_pareto_k)
+    drawn = "a few draws at small t decide A, B and C, and their errors may be too small"
+    yield from _unreliable(parts, entries, f"{drawn}; measure more rows, with grad.rows")
 
 
-def _drawn_apart(parts: GradientDecomposition, entries: Sequence[dict]) -> Iterator[str]:
-    """Yields the note on methods whose drawn steps do not vary as predicted, where the tail does not explain it."""
+def _unreliable(parts: GradientDecomposition, entries: Sequence[dict], tail: str) -> Iterator[str]:
+    """Yields the notes on what cannot be relied on: predictions, a heavy tail with what it does, and a few rows."""
     apart = [entry["method"] for entry in entries if entry["gradient"]["drawn_steps_agree"] is False]
-    if apart and not parts.heavy_tail:
+    if apart and not parts.heavy_tail:  # which explains it
         yield (
             f"{', '.join(apart)}: the gradient's variance over drawn steps is not the predicted one, and ratios are of "
             f"predicted ones; measure more (grad.rows, grad.steps) before relying on them."
         )
+    if parts.heavy_tail:
+        k = parts.pareto_k
+        yield f"The squared gradient norm has a heavy tail under Standard's iid t (Pareto-k {k:.2f}): {tail}."
+    if parts.heavy_rows:
+        yield rows_note(parts.rows_pareto_k)
 
 
 def notes_in_blocks(parts: GradientDecomposition, entries: Sequence[dict]) -> Iterator[str]:
