@@ -1,7 +1,7 @@
 """Bernoulli masks as an exact mixture over counts: given its count, a Bernoulli mask is a uniformly random subset.
 
 Gradients that were measured with fixed counts therefore give every moment under Bernoulli masks, for any density of t,
-by weights that are known but for the error of a fine grid of t (1e-5 of their sum). At small t, where nearly all
+by weights that are known but for the error of a fine grid of t (2e-5 of their sum). At small t, where nearly all
 Bernoulli draws mask nothing and one in a thousand decides the variance, this is far less noisy than drawing them.
 
 Under a window or bell t is the place in it, as everywhere: the objective says which mask ratio, and which count, t
