@@ -39,7 +39,7 @@ ACTS = {
         ["method=adaptive", "adaptive.every=3"], ["method=strats+ema", "method_options.strata=4"],
         ["method=strats+ema", "method_options.ema_bins=5"], ["model=new:tiny", "init_seed=3"],
         ["method=bell", "method_options.bell=3"],
-        ["steps=null", "epochs=2"], ["method=mirror", "views_per_forward=1"], ["data.test_rows=3"],
+        ["steps=null", "epochs=2"], ["method=mirror", "views_per_forward=1"], ["data.test_rows=3"], ["data.test_rows=0"],
         ["decoding.length=64", "decoding.steps=64"], ["generate_batch=3"], ["data.few_shot=1"],
         ["decoding.temperature=0.5", "decoding.seed=3"], ["data.train=x.jsonl", "data.format=alpaca"],
         ["average.power=[0.1]", "average.snapshots=4"], ["average.ema=[0.9]", "average.on_cpu=true"],
@@ -62,6 +62,13 @@ def test_a_key_without_effect_is_refused_or_told_of(recipe, override):
         return
     (said,) = idle_overrides(settings, runs_of(settings), [override])
     assert said.startswith(f"note: key '{key}' does nothing here: it needs ")
+
+
+def test_test_rows_of_which_none_are_wanted_are_told_of():
+    overrides = ["data.test=x.jsonl", "data.test_rows=0"]
+    settings = load_recipe("sft-synthetic", overrides)
+    (said,) = idle_overrides(settings, runs_of(settings), overrides)
+    assert said == "note: key 'data.test' does nothing here: it needs rows of it to test (data.test_rows above 0)"
 
 
 @pytest.mark.parametrize(("recipe", "overrides"), [(name, one) for name, these in ACTS.items() for one in these])

@@ -26,6 +26,16 @@ OPTIONS = {
 """Options of commands that are no keys, by the names under which they are written as such."""
 _NEAR = 0.75
 """Least likeness, from 0 to 1, of a name in another group to one that is not known."""
+_NULL_IS = {
+    "train_rows": "every row",
+    "test_rows": "every row, and 0 none",
+    "micro_batch": "a device's whole share of the batch",
+    "layers": "every layer",
+    "workers": "one per processor, at most 8",
+    "steps": "the usual number",
+    "block": "the usual number, and the length itself one block",
+}
+"""By the last name of a key whose ``null`` is not to go without it: what it is."""
 _NONE = ("0", "none", "None", "false", "False", "never", "off", "no", "-1")
 """What people write where a setting is to be left out."""
 
@@ -136,11 +146,13 @@ def instead_of_value(key: str, value: Any, annotation: Any, kind: type[BaseModel
     if NoneType in arms and text.lower() in ("all", "auto", "max", "unlimited"):
         return f"; write {key}=null for no limit of its own"
     share, rows = key.endswith("validation_share"), key.endswith("validation_rows")
-    if (share and text in ("null", *_NONE)) or (rows and text == "0"):
+    if (share and text in ("null", *_NONE)) or (rows and text in _NONE):
         return f"; write {key.removesuffix('_rows').removesuffix('_share')}_share=0 to train on every row"
     if float in arms and "share" in key and re.fullmatch(r"[1-9]\d?(\.\d+)?", text):
         return f"; write {key}={float(text) / 100:g} for {float(text):g} %" if float(text) > 1 else ""
     if NoneType in arms and text in _NONE:
+        if (name := key.rpartition(".")[2]) in _NULL_IS:
+            return f"; {key}=null is {_NULL_IS[name]}"
         return f"; write {key}=null to go without"
     if float in arms and text.endswith("%") and text[:-1].replace(".", "", 1).isdigit():
         return f"; write {key}={float(text[:-1]) / 100:g}"

@@ -256,7 +256,7 @@ def _splits(settings: DataSettings) -> tuple[dict[str, Examples], list[str]]:
     test = settings.test or (settings.train if "test" in own else None)
     splits: dict[str, Examples] = {"test": [], "validation": [], "train": []}
     notes: list[str] = []
-    if test:
+    if test and settings.test_rows != 0:
         examples = _load(test, "test", settings.test_rows, settings, codes=False, note=notes.append)
         splits["test"], more = answered(examples, test)
         notes += more

@@ -48,6 +48,11 @@ def held_in_memory(data: DataSettings) -> tuple[str, ...]:
 
 def has_test(data: DataSettings) -> bool:
     """Whether there are rows whose completions are scored; of prompts those held out, where their answers are known."""
+    return data.test_rows != 0 and could_test(data)
+
+
+def could_test(data: DataSettings) -> bool:
+    """Whether the data have rows whose completions can be scored, be they wanted (``data.test_rows``) or not."""
     given = data.test is not None or "test" in own_splits(data.train)
     return given or (data.format == PROMPTS and has_validation(data))
 

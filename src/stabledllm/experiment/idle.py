@@ -18,7 +18,7 @@ from stabledllm.config.settings import (
     TrainSettings,
 )
 from stabledllm.data.kinds import is_own
-from stabledllm.data.splits import has_test, has_validation, is_held_out
+from stabledllm.data.splits import could_test, has_test, has_validation, is_held_out
 from stabledllm.errors import UserError
 from stabledllm.images.kinds import are_images
 from stabledllm.models.new import is_new
@@ -129,7 +129,8 @@ _RUN: Rules = {
         lambda run, _: has_validation(run.data) and not is_new(run.model),
         "a trained model (no new:...) and rows to evaluate on",
     ),
-    "data.test_rows": (lambda run, _: has_test(run.data), "data with test rows (data.test)"),
+    "data.test": (lambda run, _: run.data.test_rows != 0, "rows of it to test (data.test_rows above 0)"),
+    "data.test_rows": (lambda run, _: could_test(run.data), "data with test rows (data.test)"),
     "decoding.block": (lambda run, _: bool(run.block_size) or _text_is_decoded(run), "test rows to decode (data.test)"),
     "decoding.seed": (
         lambda run, _: _text_is_decoded(run) and _draws_tokens(run),

@@ -68,8 +68,8 @@ class DataSettings(Strict):
     """At most this many training rows (the synthetic task makes 4,000 by default, reasoning-gym 500)."""
     validation_rows: int | None = Field(256, ge=2)
     """At most this many rows in the evaluation loss."""
-    test_rows: int | None = Field(128, ge=1)
-    """At most this many test problems."""
+    test_rows: int | None = Field(128, ge=0)
+    """At most this many test problems; 0 for none."""
     max_len: int = Field(1024, ge=2, le=MOST)
     """Longest row in tokens; longer rows are counted and dropped, or refused: never cut."""
     over_length: Literal["drop", "refuse"] = "drop"
