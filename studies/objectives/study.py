@@ -24,6 +24,7 @@ from statistics import fmean
 from studies.objectives.rows import BASE, LESS, ROWS, STANDARD, Row
 from studies.real_model.parts import nll_of
 
+from stabledllm.config import load_recipe
 from stabledllm.experiment.spread import values_of
 from stabledllm.runtime.files import read_json, write_json
 
@@ -160,7 +161,8 @@ class Study:
 
     def _experiment(self, out: Path, row: Row, seeds: Iterable[int], *more: str, recipe: Path = RECIPE) -> None:
         words = [f"methods=[{row.method}]", f"seeds={_list(seeds)}", f"out={out}"]
-        words += [f"base.objective.name={row.objective}", *(self.size.more if recipe == RECIPE else ()), *more]
+        more = (*(self.size.more if recipe == RECIPE else ()), *more)
+        words += [f"base.objective.name={row.objective}", *budget(row, recipe, more), *more]
         command("experiment", recipe, *words, "--jobs", self.jobs)
 
     @property
@@ -232,6 +234,19 @@ def best_rate(found: dict[str, list[float]]) -> str:
     if not most:
         raise ValueError(f"expected a learning rate at which a run ended, found none among {', '.join(found)}")
     return min((rate for rate in found if len(found[rate]) == most), key=lambda r: (fmean(found[r]), float(r)))
+
+
+def budget(row: Row, recipe: Path, given: Sequence[str] = ()) -> list[str]:
+    """What gives a row the forwards of Standard: fewer epochs or steps where views take more; none if ``given`` says.
+
+    >>> budget(Row("gift", STANDARD), RECIPE), budget(Row("lift", STANDARD), REAL), budget(BASE, RECIPE)
+    (['base.epochs=2.5'], ['base.steps=23'], [])
+    """
+    base = load_recipe(str(recipe)).base
+    key = "base.steps" if base.steps else "base.epochs"
+    if row.forwards == 1 or any(word.startswith(f"{key}=") for word in given):
+        return []
+    return [f"{key}={round(base.steps / row.forwards) if base.steps else round(base.epochs / row.forwards, 2)}"]
 
 
 def adapted(folder: Path) -> Path | None:

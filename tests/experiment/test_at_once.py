@@ -217,7 +217,10 @@ TOLD = [
     ("data.train=https://huggingface.co/datasets/owner/name", "write hub:owner/name."),
     ("data.train=owner/name", "found nothing at 'owner/name'; a data set of the hub is hub:owner/name."),
     ("data.train=hub:", "expected hub:OWNER/NAME, found no name."),
-    ("data.test=none", "found the unknown kind 'none'; no such rows at all: data.validation_share=0, data.test_rows=0."),
+    (
+        "data.test=none",
+        "kind 'none'; no such rows at all: data.validation_share=0, data.test_rows=0.",
+    ),
     ("data.train=synthetic:hrd", "unknown difficulty 'hrd' (did you mean 'hard'?)"),
     ("data.train=scenes:hrd", "unknown level 'hrd' (did you mean 'hard'?)."),
     ("data.train=gsm8k:train.jsonl", "train.jsonl:1: expected text under 'question'"),

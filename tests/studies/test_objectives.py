@@ -8,12 +8,18 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 from studies.objectives import page, study
 from studies.objectives.answers import all_versus, answers, averages, saved, spread, values, versus
 from studies.objectives.rows import BASE, LESS, OBJECTIVES, RECOMMENDED, ROWS, STANDARD, Row
 
+from stabledllm.build import build_objective
 from stabledllm.config import load_recipe
+from stabledllm.config.settings import ObjectiveSettings
+from stabledllm.forward.chosen import further_forwards
+from stabledllm.noise.densities import Uniform
+from stabledllm.noise.methods import Method
 from tests.cli.runner import ROOT
 
 FOLDER = ROOT / "studies" / "objectives"
@@ -167,6 +173,13 @@ def test_the_best_rate_is_the_least_mean_where_most_runs_ended():
         study.best_rate({"1e-3": [], "2e-3": []})
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_forwards_of_a_view_are_those_of_standard_under_the_objective(objective):
+    method = Method.parse(STANDARD, objective=build_objective(ObjectiveSettings(name=objective)))
+    further = further_forwards(method, Uniform(), torch.full((16,), 40))
+    assert Row(objective, STANDARD).forwards == pytest.approx(1 + further, abs=0.01)
+
+
 def test_final_runs_wait_for_all_runs_of_the_tuning(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "command", lambda *words: pytest.fail("a run was started"))
     mine = study.Study(tmp_path)
@@ -206,3 +219,4 @@ def test_the_final_runs_take_the_tuned_rate_and_the_seeds_that_did_not_tune(tmp_
         assert not {101, 102} & set(settings.seeds)
         assert bool(settings.standard_at) == (row == BASE)
         assert settings.base.average.count == 2
+        assert settings.base.epochs * row.forwards == pytest.approx(5, rel=0.002), "Standard's forwards"

@@ -94,7 +94,7 @@ def test_on_the_real_model_every_row_is_fine_tuned_by_that_studys_recipe(tmp_pat
         assert (base.model, base.objective.name, settings.methods) == (str(model), row.objective, [row.method])
         rows = [Path(str(each)).stem for each in (data.train, data.validation, data.test)]
         assert rows == ["tune", "held_out", "problems"]
-        assert base.steps == (36 if size is study.FULL else 2)
+        assert base.steps == (round(36 / row.forwards) if size is study.FULL else 2)
         assert settings.seeds == list(size.real)
         assert Path(settings.out) == mine.folder("real", row)
 
