@@ -148,7 +148,11 @@ def _annotation(kind: type[BaseModel], path: tuple) -> Any:
 
 
 def _expected(message: str) -> str:
-    message = message.replace("Input should be ", "expected ").replace("a valid ", "a ")
+    message = (
+        message.replace("Input should be ", "expected ")
+        .replace("a valid ", "a ")
+        .replace("a integer", "a whole number")
+    )
     message = message.replace("expected greater", "expected a number greater").replace(
         "expected less", "expected a number less"
     )

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from stabledllm.config.written import Written, read_written, settle
 from stabledllm.errors import UserError, did_you_mean
+from stabledllm.plain_text import plain_text
 
 _NUMBER = re.compile(r"[-+]?(\.\d[\d_]*|\d[\d_]*(\.[\d_]*)?)([eE][-+]?\d+)?", re.ASCII)
 _DIGITS = 400
@@ -53,12 +54,25 @@ def as_meant(value: Any, annotation: Any) -> Any:
         return _scalar(value, arms)
     if isinstance(value, list):
         items = next((get_args(arm) for arm in arms if get_origin(arm) is list), ())
-        return [as_meant(one, *items) for one in value] if items else _settled(value)
+        return [_item(one, *items) for one in value] if items else _settled(value)
     if isinstance(value, dict) and any(get_origin(arm) is dict for arm in arms):
         return _settled(value)
     if isinstance(value, int) and abs(value) >= _LARGEST:
         raise _expected("a whole number below 2^63")
     return value
+
+
+def _item(value: Any, annotation: Any) -> Any:
+    """An item of a list as it is meant; a refusal names the item, as the list is what its key holds."""
+    try:
+        return as_meant(value, annotation)
+    except PydanticCustomError as error:
+        if not isinstance(value, Written) or "found" in (said := error.message()):
+            raise
+        found = plain_text(repr(str(value)), longest=120)
+        raise PydanticCustomError(
+            "as_meant", "{said}, found {found} in the list", {"said": said, "found": found}
+        ) from None
 
 
 def as_name(text: str) -> str:
