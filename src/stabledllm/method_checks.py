@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _MARKED = {"delimiter": "data.delimiters in their responses", "syntax": "data.syntax tokens in their prompts"}
 """How the refusal describes rows with each kind of marks."""
+_COUNTED = ("fixedcount", "complement")
+"""Parts whose masks have an exact number of tokens; the masks of all others are independent."""
 
 
 def check_model(method: OfParts, model: str, autoregressive: bool) -> None:
@@ -137,6 +139,25 @@ def check_finite_variance(method: Method, what: str) -> None:
     """
     if method.masker.independent:
         _refuse_unbounded(method.objective, method.name, what)
+
+
+def check_probed(method: OfParts, objective: Objective) -> None:
+    """Refuse, before anything is loaded, a density that would be fitted where the variance is infinite.
+
+    Args:
+        objective: or its settings.
+
+    Raises:
+        UserError: such a method.
+
+    >>> from stabledllm.noise.objective import Objective
+    >>> check_probed(OfParts("ppots+fixedcount"), Objective(eps=0.0))
+    >>> check_probed(OfParts("ppots"), Objective(eps=0.0))
+    Traceback (most recent call last):
+    stabledllm.errors.UserError: ppots: expected objective.eps above 0, found 0: the variance of method 'ppots', ...
+    """
+    if method.needs_p and not any(map(method.has, _COUNTED)):
+        _refuse_unbounded(objective, method.name, "ppots")
 
 
 def check_measured(objective: Objective, gradient: bool) -> None:

@@ -73,6 +73,7 @@ TOLD = [
     ("data.validation_rows=none", "found 'none'; write data.validation_share=0 to train on every row."),
     ("average.ema=[0.9,x]", "expected a finite number, found 'x' in the list."),
     ("average.ema=[0.9,[1]]", "key 'average.ema.1': expected a number, found a list."),
+    ("method=lowdisc+ppots objective.eps=0", "ppots: expected objective.eps above 0, found 0: the variance of method"),
     ("micro_batch=0", "found 0; micro_batch=null is a device's whole share of the batch."),
     ("data.validation_share=10%", "found '10%'; write data.validation_share=0.1."),
     ("data=jsonl:x", "found 'jsonl:x'; write data.train=jsonl:x."),

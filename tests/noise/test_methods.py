@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from stabledllm.errors import UserError
+from stabledllm.method_checks import _COUNTED
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.maskers import Complement, FixedCount
 from stabledllm.noise.methods import Method, MethodOptions, Rows
-from stabledllm.noise.parts import AUTOREGRESSIVE, PARTS
+from stabledllm.noise.parts import AUTOREGRESSIVE, MASKER, PARTS
 from stabledllm.noise.sources import LowDiscrepancy
 from stabledllm.noise.streams import Key
 from stabledllm.noise.views import ComplementPair, MultiSample
@@ -23,6 +24,14 @@ def test_parts_in_any_order_give_the_canonical_name(order):
     method = Method.parse(" + ".join(order))
     assert method.name == "strats+ppots+mirror"
     assert method == Method.parse("strats+ppots+mirror")
+
+
+def test_the_checks_know_which_masks_are_independent():
+    options = MethodOptions()
+    for part in PARTS.values():
+        made = part.objects(options, 2).get(MASKER)
+        if made is not None and part.name != AUTOREGRESSIVE:
+            assert made.independent != (part.name in _COUNTED), part.name
 
 
 @pytest.mark.parametrize("part", ["standard", *PARTS, "multisample5", "partition4"])

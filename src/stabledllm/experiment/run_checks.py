@@ -17,7 +17,7 @@ from stabledllm.errors import UserError
 from stabledllm.experiment.check_list import DECODED, SPLITS, WEIGHED, Checks
 from stabledllm.experiment.readable import is_known, own_blocks_of
 from stabledllm.experiment.response_checks import of_pairs, of_policy
-from stabledllm.method_checks import check_block_choices, check_blocks, check_model, check_p_of_t
+from stabledllm.method_checks import check_block_choices, check_blocks, check_model, check_p_of_t, check_probed
 from stabledllm.models.adapter_base import named_base
 from stabledllm.models.choices import check_attention, check_family
 from stabledllm.models.mask_choice import check_mask_choice
@@ -54,8 +54,8 @@ def of_method(run: TrainSettings, name: str) -> Checks:
     causal = shape.causal if shape else run.family == "arm" if run.family != "auto" else None
     if causal is not None:
         yield "method methods model family", partial(check_model, method, run.model, causal)
-    if run.p_of_t:
-        yield "method methods p_of_t objective block_size", partial(_check_density, method, run)
+    check = partial(_check_density, method, run) if run.p_of_t else partial(check_probed, method, run.objective)
+    yield "method methods p_of_t objective block_size", check
     yield "method methods block_size block_schedule p_of_t", partial(check_block_schedule, run, method)
     yield "method methods objective", partial(method.refuse_unless_it_takes, run.objective)
     yield "method methods objective dpo", partial(check_pair_method, run, method)
