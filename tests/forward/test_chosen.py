@@ -17,7 +17,7 @@ from scipy import special
 from torch import nn
 
 from stabledllm.errors import UserError
-from stabledllm.evaluation.validation import row_nll
+from stabledllm.evaluation.validation import row_forwards, row_nll
 from stabledllm.forward.chosen import chosen, further_forwards
 from stabledllm.forward.meter import LossMeter
 from stabledllm.forward.nll import forward_nll
@@ -349,6 +349,13 @@ def test_an_objective_without_exact_counts_has_a_value_of_its_own_on_held_out_ro
     drawn = meter.losses(row, t, Method.parse("mirror", objective=objective), Key(3, 3)).view(3, 512)
     for one, draws in zip(own, drawn, strict=True):
         assert float(one) == pytest.approx(float(draws.mean()), abs=6 * float(draws.std()) / 16)
+
+
+@pytest.mark.parametrize("tokens", ["all", "cart", "lift", "gift"])
+def test_the_forwards_of_an_evaluation_are_known_beforehand(tokens):
+    meter = LossMeter(tiny.metered(tiny.model()), tiny.rows(32), Objective(tokens=tokens))
+    expected, _ = row_forwards(meter, draws=8), row_nll(meter, draws=8)
+    assert meter.forwards == pytest.approx(expected, rel=0.1)
 
 
 def test_padding_is_no_context_of_cart_in_a_loop_of_ones_own():

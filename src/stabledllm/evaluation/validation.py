@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from stabledllm.forward.chosen import further_forwards
 from stabledllm.forward.meter import LossMeter
 from stabledllm.models.kind import is_autoregressive
+from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method
 from stabledllm.noise.parts import AUTOREGRESSIVE
 from stabledllm.noise.streams import Key, Stream
@@ -31,8 +33,7 @@ def row_nll(meter: LossMeter, draws: int = 4, rows: range | None = None) -> Tens
         rows: the rows of the meter to measure, each with the noise that it has among all; without it all.
     """
     rows = rows if rows is not None else range(len(meter.rows))
-    name = AUTOREGRESSIVE if is_autoregressive(meter.model) else exact_or_standard(meter.objective)
-    method = Method.parse(name, objective=meter.objective)
+    method = _method_of(meter)
     if method.autoregressive:
         chosen = torch.tensor(rows)
         return meter.losses(chosen, torch.ones(len(chosen), dtype=torch.float64), method, Key(NOISE_SEED, 0))
@@ -46,8 +47,20 @@ def row_nll(meter: LossMeter, draws: int = 4, rows: range | None = None) -> Tens
 
 
 def row_forwards(meter: LossMeter, draws: int = 4) -> int:
-    """The number of forwards that :func:`row_nll` takes for all rows of a meter."""
-    return len(meter.rows) * (1 if is_autoregressive(meter.model) else draws)
+    """The forwards that :func:`row_nll` takes for all rows of a meter, at most but where the objective chooses tokens.
+
+    There (``lift``, ``gift``) it is the mean number.
+    """
+    method, rows = _method_of(meter), meter.rows
+    if method.autoregressive:
+        return len(rows)
+    further = further_forwards(method, Uniform(), meter.sizes(method))
+    return math.ceil(len(rows) * draws * (1 + further))
+
+
+def _method_of(meter: LossMeter) -> Method:
+    name = AUTOREGRESSIVE if is_autoregressive(meter.model) else exact_or_standard(meter.objective)
+    return Method.parse(name, objective=meter.objective)
 
 
 def mean_over_rows(values: Tensor, unit: str = "nats/token", share: Tensor | None = None) -> Estimate:
