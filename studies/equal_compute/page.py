@@ -142,21 +142,32 @@ def noise_alone() -> None:
 
 def compute_alone() -> None:
     """Read the compute saved off the runs of Standard at other budgets, and replace what depends on it."""
-    found = {name: saving for name in ("tiny", "small") if (saving := saving_of(runs_of(f"compute_{name}")))}
-    write_json(HERE / "results.json", read_json(HERE / "results.json") | {"compute_saved": found})
+    record = read_json(HERE / "results.json")
+    stored = {"tiny": record["runs"], "small": []}
+    found = {name: saving for name in stored if (saving := saving_of(runs_of(f"compute_{name}"), stored[name]))}
+    write_json(HERE / "results.json", record | {"compute_saved": found})
     for name, saving in found.items():
         (entry,) = [one for one in saved_metrics(saving) if one["metric"] == "validation_nll"]
         style.save(figures.compute_saved(entry), HERE / f"compute_saved_{name}.png", "png")
     fill_page({"compute_saved": compute_block(found)})
 
 
-def saving_of(every: list[dict]) -> dict | None:
-    """The runs, those of Standard at other budgets apart, and what is read off them; None without such runs."""
+def saving_of(every: list[dict], stored: list[dict] = ()) -> dict | None:
+    """The runs, those of Standard at other budgets apart, and what is read off them; None without such runs.
+
+    Args:
+        stored: runs of the same model, rows and seeds, made before; those of methods that are not trained anew are read
+            off too, and Standard's are compared with the new ones ("again": Standard anew minus then).
+    """
     other = [run for run in every if multiple_of(run["method"]) is not None]
     runs = [run for run in every if multiple_of(run["method"]) is None]
     if not other or not runs:
         return None
-    return {"runs": runs, "reference_runs": other, "compute_saved": compute_saved(runs, other)}
+    methods, seeds = ({run[key] for run in runs} for key in ("method", "seed"))
+    both = runs + [run | {"method": "then"} for run in stored if run["method"] == "standard"]
+    again = versus(both, "standard", "then", "validation_nll") if stored else None
+    runs += [run for run in stored if run["method"] not in methods and run["seed"] in seeds]
+    return {"runs": runs, "reference_runs": other, "compute_saved": compute_saved(runs, other), "again": again}
 
 
 def kept_compute() -> dict:
@@ -175,6 +186,12 @@ def compute_block(found: dict) -> str:
     for name, saving in found.items():
         table = saved_table(saving, "validation_nll")
         parts += [f"{EXPERIMENTS[name]}\n\n{table.text(width=120)}", *saved_sentences(saving)]
+        if again := saving.get("again"):
+            change = f"{again['difference']:+.4f} ({again['ci_low']:+.4f} to {again['ci_high']:+.4f})"
+            parts.append(
+                f"Standard at its own forwards, trained again beside the other budgets, minus the stored run of the same "
+                f"seed, with which the methods' were made: {change}."
+            )
     return "\n\n".join(parts) or NOT_MEASURED
 
 

@@ -87,8 +87,7 @@ def test_compute_saved_is_read_off_standards_other_budgets(tmp_path, monkeypatch
     for folder, nll, forwards in (
         ("standard", 0.11, 4800),
         ("standard@0.75x", 0.12, 3600),
-        ("standard@2x", 0.095, 9600),
-        (study.ADAPTIVE, 0.104, 4800),
+        ("standard@1.5x", 0.095, 7200),
     ):
         for seed in (1, 2, 3):
             metrics = {"validation_nll": {"value": nll + 1e-4 * ((seed * forwards) % 7), "stderr": 0.01}}
@@ -97,9 +96,18 @@ def test_compute_saved_is_read_off_standards_other_budgets(tmp_path, monkeypatch
             path = tmp_path / "compute_tiny" / "runs" / folder / f"seed-{seed}" / "run.json"
             path.parent.mkdir(parents=True)
             path.write_text(json.dumps(record | {"metrics": metrics} | spent))
-    saving = page.saving_of(page.runs_of("compute_tiny"))
-    assert {run["method"] for run in saving["reference_runs"]} == {"standard@0.75x", "standard@2x"}
+    spent = {"forward_passes": 4800, "probe_forward_passes": 0, "steps": 300, "seconds": 9.0}
+    before = runs({"standard": [9.0, 0.111, 0.111, 0.1125], study.ADAPTIVE: [9.0, 0.104, 0.1041, 0.1042]})
+    stored = [{"metrics": {"validation_nll": run["metrics"]["validation_nll"]}} | spent for run in before]
+    stored = [run | {key: one[key] for key in ("method", "seed")} for run, one in zip(stored, before, strict=True)]
+    new = page.runs_of("compute_tiny")
+    plain = {run["seed"]: run["metrics"]["validation_nll"]["value"] for run in new if run["method"] == "standard"}
+    saving = page.saving_of(new, stored)
+    assert {run["method"] for run in saving["reference_runs"]} == {"standard@0.75x", "standard@1.5x"}
     assert {run["method"] for run in saving["runs"]} == {"standard", study.ADAPTIVE}
+    assert {run["seed"] for run in saving["runs"]} == {1, 2, 3}, "the seeds of the curve"
+    assert {run["seed"]: run["metrics"]["validation_nll"]["value"] for run in saving["runs"][:3]} == plain
+    assert saving["again"]["difference"] == pytest.approx(sum(plain.values()) / 3 - 0.1115)
     text = page.compute_block({"tiny": saving})
     assert f"{study.ADAPTIVE} 0." in text
     assert "Shipped model, 0.92 M parameters" in text
@@ -113,8 +121,8 @@ def test_the_page_holds_the_compute_saved_that_results_hold():
 
 
 def test_the_runs_of_compute_saved_are_a_valid_experiment():
-    overrides = [f"methods=[{','.join(study.SAVING)}]", study.BUDGETS, f"base.data.train_rows={study.SAVING_ROWS}"]
-    for name in ("tiny", "small"):
+    for name, methods in study.SAVING.items():
+        overrides = [f"methods=[{','.join(methods)}]", study.BUDGETS]
         settings = load_recipe(str(FOLDER / "recipes" / f"{name}.yaml"), overrides)
         longest = max(settings.standard_at) * settings.base.steps * settings.base.batch
         assert longest <= settings.base.data.train_rows, "every row at most once"
