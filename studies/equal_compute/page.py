@@ -189,8 +189,8 @@ def compute_block(found: dict) -> str:
         if again := saving.get("again"):
             change = f"{again['difference']:+.4f} ({again['ci_low']:+.4f} to {again['ci_high']:+.4f})"
             parts.append(
-                f"Standard at its own forwards, trained again beside the other budgets, minus the stored run of the same "
-                f"seed, with which the methods' were made: {change}."
+                f"Standard at its own forwards, trained again beside the other budgets, minus the stored run of the "
+                f"same seed, with which the methods' were made: {change}."
             )
     return "\n\n".join(parts) or NOT_MEASURED
 
