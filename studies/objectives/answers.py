@@ -45,6 +45,11 @@ def values(results: dict, row: Row, metric: str) -> dict[int, float]:
     return min(averages(own).values(), key=lambda found: fmean(found.values()), default={})
 
 
+def parts_of_bound(results: dict, row: Row) -> dict[int, list[float]]:
+    """The parts of a row's final bound from each quarter of the mask ratios, by seed, where they were measured."""
+    return {run["seed"]: run["quarters"] for run in runs_of(results) if run["method"] == row.name and "quarters" in run}
+
+
 def averages(runs: list[dict]) -> dict[str, dict[int, float]]:
     """The final bound by the name of the average of weights, then by seed, of the runs of one row."""
     found: dict[str, dict[int, float]] = {}

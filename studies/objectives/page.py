@@ -17,14 +17,15 @@ from studies.objectives.answers import (
     answers,
     averages,
     diverged,
+    parts_of_bound,
     runs_of,
     saved,
     spread,
     values,
 )
-from studies.objectives.rows import BASE, ROWS, Row
+from studies.objectives.rows import BASE, QUARTERS, ROWS, Row
 
-from stabledllm.experiment.summary import t_interval
+from stabledllm.experiment.summary import paired, t_interval
 from stabledllm.reports import style
 from stabledllm.reports.figures.compute_saved import compute_saved
 from stabledllm.reports.figures.rates import rate_curves
@@ -83,6 +84,7 @@ def blocks(results: dict) -> dict[str, str]:
             for number, (question, answer) in enumerate(zip(QUESTIONS, answers(results), strict=True), 1)
         ),
         "rows": rows_table(results) + _picture(saved(results, "validation_nll"), *SAVED),
+        "quarters": quarters_table(results),
         "averages": averages_table(results),
         "stability": stability_table(results) + _picture(results["stability"], *RATES),
         "tuning": tuning_table(results),
@@ -152,6 +154,24 @@ def averages_table(results: dict) -> str:
         if own:
             cells = [_with_sd(values(results, row, "validation_nll")), *(_with_sd(own.get(name, {})) for name in names)]
             lines.append(f"| `{row.name}` | {' | '.join(cells)} | {_difference(differences.get(row.name))} |")
+    return "\n".join(lines)
+
+
+def quarters_table(results: dict) -> str:
+    """The parts of the bound from each quarter of the mask ratios: Standard's, and every other row's minus it."""
+    plain = parts_of_bound(results, BASE)
+    if not plain:
+        return "Not measured yet."
+    lines = [f"| row | seeds | {' | '.join(QUARTERS)} |", "|---" * (2 + len(QUARTERS)) + "|"]
+    for row in ROWS:
+        own = parts_of_bound(results, row)
+        if row != BASE and len(own.keys() & plain.keys()) < 2:
+            continue
+        cells = []
+        for i in range(len(QUARTERS)):
+            mine, theirs = ({seed: parts[i] for seed, parts in one.items()} for one in (own, plain))
+            cells.append(_mean(mine, 4) if row == BASE else _difference(paired(mine, theirs)))
+        lines.append(f"| `{row.name}` | {len(own)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

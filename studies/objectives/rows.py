@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from stabledllm.config import load_recipe
 
 STANDARD, LESS = "standard", "lowdisc+fixedcount"
 """Standard's noise, and the recommended recipe's: low discrepancy in t and exact counts of masked tokens."""
@@ -22,6 +26,8 @@ OBJECTIVES = {
 FORWARDS = {"lift": 1.55, "gift": 2.0}
 """Mean forwards of a view of 40 tokens under Standard where the model itself chooses the tokens, that of training
 included; elsewhere 1. An experiment holds the other methods of an objective to those of Standard."""
+QUARTERS = ("0 to 0.25", "0.25 to 0.5", "0.5 to 0.75", "0.75 to 1")
+"""Of the mask ratios, from which the bound comes."""
 LEAST = {"gift": "lowdisc"}
 """Less noise where the recipe's is not possible: ``gift`` masks every token with a probability of its own."""
 
@@ -66,3 +72,16 @@ def less_noise(objective: str) -> Row:
 
 
 ROWS = [row for objective in OBJECTIVES for row in (Row(objective, STANDARD), less_noise(objective))]
+
+
+def budget(row: Row, recipe: Path | str, given: Sequence[str] = ()) -> list[str]:
+    """What gives a row the forwards of Standard: fewer epochs or steps where views take more; none if ``given`` says.
+
+    >>> budget(Row("gift", STANDARD), "quickstart"), budget(BASE, "quickstart")
+    (['base.steps=32'], [])
+    """
+    base = load_recipe(str(recipe)).base
+    key, number, places = ("base.steps", base.steps, None) if base.steps else ("base.epochs", base.epochs, 2)
+    if row.forwards == 1 or any(word.startswith(f"{key}=") for word in given):
+        return []
+    return [f"{key}={round(number / row.forwards, places)}"]

@@ -2,7 +2,8 @@
 
     python -m studies.objectives.study                    everything, resumable; some 530 runs of a minute,
                                                           and 54 longer ones of the real model
-    python -m studies.objectives.study --only tune        one part: tune, final, likelihood, stability, real or page
+    python -m studies.objectives.study --only tune        one part: tune, final, likelihood, quarters, stability,
+                                                          real or page
     python -m studies.objectives.study --real FOLDER      where studies/real_model has adapted its model (the part real)
     python -m studies.objectives.study --jobs 2           so many training runs at the same time
     python -m studies.objectives.study --rehearse         every part with two seeds of two steps, in --out alone
@@ -16,15 +17,14 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from studies.objectives.rows import BASE, LESS, ROWS, STANDARD, Row
+from studies.objectives.rows import BASE, LESS, ROWS, STANDARD, Row, budget
 from studies.real_model.parts import nll_of
 
-from stabledllm.config import load_recipe
 from stabledllm.experiment.spread import values_of
 from stabledllm.runtime.files import read_json, write_json
 
@@ -35,7 +35,7 @@ REAL = HERE.parent / "real_model" / "recipes" / "finetune.yaml"
 METRIC = "validation_nll"
 KEPT = ("method", "seed", "learning_rate", "max_grad_norm", "status", "metrics", "averages", "outlier_steps",
         "forward_passes", "steps", "seconds")  # fmt: skip
-LIKELIHOOD = "likelihood.json"
+LIKELIHOOD, PARTS = "likelihood.json", "quarters.json"
 REHEARSAL = ("base.epochs=0.5", "base.data.train_rows=64", "base.data.validation_rows=8")
 AVERAGES = ("base.average.ema=[0.98]", "base.average.tail=[0.25]")
 DECODER = ("decoding.length=40", "decoding.steps=40", "decoding.block=8", "generate_batch=96")
@@ -127,15 +127,28 @@ class Study:
 
     def likelihood(self) -> None:
         """The exact likelihood of test rows under the decoder, of every row's runs."""
-        for row in ROWS:
-            for seed in self.size.seeds:
-                run = self.folder("final", row) / "runs" / row.method / f"seed-{seed}"
-                if (run / "model").is_dir() and not (run / LIKELIHOOD).is_file():
-                    words = ["eval", "--model", run / "model", "data.train=synthetic:hard", "likelihood.kinds=[duel]"]
-                    words += ["data.pad_response_to=40", *DECODER, "--rows", self.size.rows, "beside=none"]
-                    words += ["--out", run / "eval"]
-                    command(*words)
-                    (run / "eval" / "eval.json").rename(run / LIKELIHOOD)
+        for run in self._without(LIKELIHOOD):
+            words = ["eval", "--model", run / "model", "data.train=synthetic:hard", "likelihood.kinds=[duel]"]
+            words += ["data.pad_response_to=40", *DECODER, "--rows", self.size.rows, "beside=none"]
+            words += ["--out", run / "eval"]
+            command(*words)
+            (run / "eval" / "eval.json").rename(run / LIKELIHOOD)
+
+    def quarters(self) -> None:
+        """From which mask ratios the bound of every row's runs comes."""
+        from studies.objectives.quarters import quarters_of
+
+        for run in self._without(PARTS):
+            print(f"{run}: the bound by mask ratio", flush=True)
+            write_json(run / PARTS, {"nats_per_token": quarters_of(run / "model", RECIPE)})
+
+    def _without(self, file: str) -> Iterator[Path]:
+        """The folders of the final runs whose model is there and that hold no such file yet."""
+        runs = (self._run(row, row.method, seed) for row in ROWS for seed in self.size.seeds)
+        return (run for run in runs if (run / "model").is_dir() and not (run / file).is_file())
+
+    def _run(self, row: Row, method: str, seed: int) -> Path:
+        return self.folder("final", row) / "runs" / method / f"seed-{seed}"
 
     def stability(self) -> None:
         """The bound with either noise over a grid of learning rates, clipped or not."""
@@ -172,6 +185,7 @@ class Study:
             "tune": self.tune,
             "final": self.final,
             "likelihood": self.likelihood,
+            "quarters": self.quarters,
             "stability": self.stability,
             "real": self.on_real_model,
             "page": self.write,
@@ -196,7 +210,7 @@ class Study:
                 record["rows"][row.name] = {
                     "learning_rate": found["config"]["base"]["trainer"]["learning_rate"],
                     "runs": [
-                        _kept(run, self._decoder_nll(row, run))
+                        _kept(run) | self._beside(row, run)
                         for run in (*found["runs"], *found.get("reference_runs", ()))
                     ],
                 }
@@ -214,9 +228,14 @@ class Study:
         about = next(({key: record[key] for key in ("device", "untuned")} for record in found.values()), {})
         return {"seeds": len(self.size.real), "rows": rows} | about
 
-    def _decoder_nll(self, row: Row, run: dict) -> dict | None:
-        file = self.folder("final", row) / "runs" / run["method"] / f"seed-{run['seed']}" / LIKELIHOOD
-        return read_json(file)["metrics"]["duel_nll"] if file.is_file() else None
+    def _beside(self, row: Row, run: dict) -> dict:
+        """What was measured of a run's model after it."""
+        folder, found = self._run(row, run["method"], run["seed"]), {}
+        if (file := folder / LIKELIHOOD).is_file():
+            found["metrics"] = run["metrics"] | {"duel_nll": read_json(file)["metrics"]["duel_nll"]}
+        if (file := folder / PARTS).is_file():
+            found["quarters"] = read_json(file)["nats_per_token"]
+        return found
 
 
 def nlls_at(runs: Sequence[dict], method: str, rate: float) -> list[float]:
@@ -236,19 +255,6 @@ def best_rate(found: dict[str, list[float]]) -> str:
     return min((rate for rate in found if len(found[rate]) == most), key=lambda r: (fmean(found[r]), float(r)))
 
 
-def budget(row: Row, recipe: Path, given: Sequence[str] = ()) -> list[str]:
-    """What gives a row the forwards of Standard: fewer epochs or steps where views take more; none if ``given`` says.
-
-    >>> budget(Row("gift", STANDARD), RECIPE), budget(Row("lift", STANDARD), REAL), budget(BASE, RECIPE)
-    (['base.epochs=2.5'], ['base.steps=23'], [])
-    """
-    base = load_recipe(str(recipe)).base
-    key = "base.steps" if base.steps else "base.epochs"
-    if row.forwards == 1 or any(word.startswith(f"{key}=") for word in given):
-        return []
-    return [f"{key}={round(base.steps / row.forwards) if base.steps else round(base.epochs / row.forwards, 2)}"]
-
-
 def adapted(folder: Path) -> Path | None:
     """The run in the folder of ``studies/real_model`` that adapted a converted model best; None where none is whole."""
     arms = [run.parent for run in folder.glob("adapt/*/run.json") if (run.parent / "model").is_dir()]
@@ -259,11 +265,8 @@ def _list(values: Iterable[object]) -> str:
     return f"[{','.join(map(str, values))}]"
 
 
-def _kept(run: dict, duel: dict | None = None) -> dict:
-    kept = {key: run[key] for key in KEPT if key in run}
-    if duel:
-        kept["metrics"] = run["metrics"] | {"duel_nll": duel}
-    return kept
+def _kept(run: dict) -> dict:
+    return {key: run[key] for key in KEPT if key in run}
 
 
 def command(*words: object) -> None:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
+import torch
 from studies.objectives import study
 from studies.objectives.rows import BASE, ROWS
 
 from stabledllm.config import load_recipe
+from stabledllm.data.bundle import load_rows
+from stabledllm.evaluation.validation import validation_nll
+from stabledllm.forward.meter import LossMeter
+from stabledllm.models.loading import load_model
+from stabledllm.noise.methods import Method
+from stabledllm.noise.objective import Objective
+from stabledllm.noise.streams import Key
 from stabledllm.runtime.files import read_json, write_json
 from tests.cli.runner import in_process
 
@@ -56,6 +66,28 @@ def test_the_decoder_s_likelihood_is_kept_beside_a_finished_run(small, tmp_path)
     assert "at most 4 of synthetic:hard" in told.stdout
     decoding = load_recipe(str(study.RECIPE)).base.decoding
     assert {f"decoding.{key}={getattr(decoding, key)}" for key in ("length", "steps", "block")} < set(words)
+
+
+def test_the_parts_of_the_bound_are_kept_beside_a_finished_run_and_add_up_to_it(small, tmp_path, monkeypatch):
+    recipe = tmp_path / "recipe.yaml"
+    data = "{train: 'synthetic:hard', train_rows: 32, validation_rows: 8, pad_response_to: 40}"
+    recipe.write_text(f"base: {{model: tiny, data: {data}}}\nmethods: [standard]\nseeds: [1]\n", encoding="utf-8")
+    monkeypatch.setattr(study, "RECIPE", recipe)
+    folder = small.folder("final", BASE)
+    run = {"method": BASE.method, "seed": 1, "metrics": {"validation_nll": {"value": 0.1}}, "forward_passes": 8}
+    record = {"config": {"base": {"trainer": {"learning_rate": 1e-3}}}, "runs": [run], "versions": {}}
+    write_json(folder / "results.json", record | {"device": "a machine", "untuned": None})
+    shutil.copytree(str(files("stabledllm") / "assets" / "tiny"), folder / "runs" / BASE.method / "seed-1" / "model")
+    small.quarters()
+    small.write()
+    (kept,) = read_json(small.out / "page" / "results.json")["rows"][BASE.name]["runs"]
+    loaded, data = load_model("tiny"), load_recipe(str(recipe)).base.data
+    rows, _ = load_rows(data.train, loaded.tokenizer, data, "validation", 8)
+    meter = LossMeter(loaded, rows, Objective())
+    assert sum(kept["quarters"]) == pytest.approx(validation_nll(meter, 4).value, rel=1e-12)
+    high = meter.losses(torch.arange(8), torch.full((8,), 0.9), Method.parse("fixedcount"), Key(0, 0)).mean()
+    assert kept["quarters"][3] == pytest.approx(float(high) / 4, rel=0.5)
+    assert kept["quarters"] == sorted(kept["quarters"]), "more is hidden at higher ratios"
 
 
 def adaptation(folder: Path, arm: str, nll: float, *, whole: bool = True) -> Path:
