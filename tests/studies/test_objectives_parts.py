@@ -87,7 +87,7 @@ def test_the_parts_of_the_bound_are_kept_beside_a_finished_run_and_add_up_to_it(
     assert sum(kept["quarters"]) == pytest.approx(validation_nll(meter, 4).value, rel=1e-12)
     high = meter.losses(torch.arange(8), torch.full((8,), 0.9), Method.parse("fixedcount"), Key(0, 0)).mean()
     assert kept["quarters"][3] == pytest.approx(float(high) / 4, rel=0.5)
-    assert kept["quarters"] == sorted(kept["quarters"]), "more is hidden at higher ratios"
+    assert kept["quarters"][3] == max(kept["quarters"]), "more is hidden at higher ratios"
 
 
 def adaptation(folder: Path, arm: str, nll: float, *, whole: bool = True) -> Path:
