@@ -9,6 +9,7 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
 from rich.console import Console
 
 from stabledllm.build import build_method, build_model, set_form
@@ -21,7 +22,7 @@ from stabledllm.models.families.registry import family_of
 from stabledllm.models.loading import load_model
 from stabledllm.noise.parts import PARTS, STANDARD
 from stabledllm.noise.weightings import WEIGHTINGS
-from stabledllm.training import run
+from stabledllm.training import run, start_block
 from stabledllm.training.arguments import training_arguments
 from stabledllm.training.screen import QUIET, Screen, plain
 from stabledllm.training.start_block import StartBlock, steps_of
@@ -103,7 +104,21 @@ def test_blocks_and_another_objective(tmp_path):
     assert rows_of(block)["objective"].startswith(
         "unweighted: every masked token weighs the same; the mean over the rows"
     )
-    assert rows_of(block)["device"].endswith("weights in float32, computed in bfloat16")
+    assert "weights in float32, computed in bfloat16" in rows_of(block)["device"]
+
+
+@pytest.mark.parametrize("emulated", [False, True])
+def test_a_precision_that_the_cpu_emulates(tmp_path, monkeypatch, emulated):
+    monkeypatch.setattr(start_block, "emulates", lambda dtype: emulated and dtype == torch.bfloat16)
+    slow = ", which this CPU has no instructions for: several times slower than float32" if emulated else ""
+    for number, (precision, ends) in enumerate(
+        (
+            ({"trainer": {"bf16": True}}, f"weights in float32, computed in bfloat16{slow}"),
+            ({"dtype": "bfloat16"}, f"weights in bfloat16{slow}"),
+            ({}, "weights in float32"),
+        )
+    ):
+        assert rows_of(block_of(small_run(tmp_path / str(number)), **precision))["device"].endswith(ends)
 
 
 def test_a_run_on_images(tmp_path):

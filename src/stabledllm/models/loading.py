@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,8 +30,12 @@ from stabledllm.models.quantised import keep_differentiable, quantisation
 from stabledllm.models.shipped import shipped_folder
 from stabledllm.models.soundness import check_finite, check_runs
 from stabledllm.models.tiny import TinyMDM, TinyMDMConfig, check_byte_vocabulary
+from stabledllm.runtime.device import emulates
 from stabledllm.runtime.folders import whole_folder
 from stabledllm.runtime.showing import busy
+
+_LARGE = 10_000_000
+"""Parameters above which it is worth saying that a precision is slow."""
 
 
 @dataclass(frozen=True)
@@ -107,10 +112,17 @@ def load_model(
             that is not installed.
     """
     with busy(f"loading the model '{name}'"):
-        return _load_model(
+        loaded = _load_model(
             name, dtype, family, attention, end_token, trust_remote_code, base, quantised, init_seed, allow_pickle,
             mask_token_id,
         )  # fmt: skip
+    if emulates(dtype) and sum(p.numel() for p in loaded.model.parameters()) > _LARGE:
+        warnings.warn(
+            f"model '{name}': this CPU has no instructions for {str(dtype).removeprefix('torch.')} and is several "
+            f"times slower in it than in float32; dtype=float32 is faster where it fits.",
+            stacklevel=2,
+        )
+    return loaded
 
 
 def _load_model(

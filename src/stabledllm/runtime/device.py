@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,21 @@ def place(model: torch.nn.Module) -> None:
     if wanted is not None and next(model.parameters()).device.type != wanted:
         refuse_missing(wanted)
         model.to(wanted)
+
+
+def emulates(dtype: torch.dtype) -> bool:
+    """Whether this machine has no accelerator and a CPU without instructions for a half precision.
+
+    Such a CPU computes it in float32 piece by piece, 7 times slower than float32 itself: a forward of SmolLM2-135M in
+    bfloat16 on one core with AVX2 alone took 4.6 s, and 0.66 s in float32.
+    """
+    import torch
+
+    if torch.accelerator.is_available() or platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    names = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+    supported = getattr(torch.ops.mkldnn, names.get(dtype, ""), None)
+    return supported is not None and not supported()
 
 
 def refuse_missing(wanted: str | None) -> None:

@@ -24,6 +24,7 @@ from stabledllm.models.families.registry import family_of
 from stabledllm.models.loading import LoadedModel
 from stabledllm.noise.methods import Method
 from stabledllm.plain_text import plain_text
+from stabledllm.runtime.device import emulates
 from stabledllm.runtime.provenance import device_name
 from stabledllm.training.block_schedule import BlockSizes
 from stabledllm.training.first_row import RESPONSE, STYLES, parts_of
@@ -189,7 +190,9 @@ class StartBlock:
         """The precision of the weights, and that of the computation where it is another."""
         weights = f"weights in {self.settings.quantised or self.settings.dtype}"
         mixed = "bfloat16" if self.arguments.bf16 else "float16" if self.arguments.fp16 else None
-        return f"{weights}, computed in {mixed}" if mixed and mixed != self.settings.dtype else weights
+        told = f"{weights}, computed in {mixed}" if mixed and mixed != self.settings.dtype else weights
+        slow = emulates(getattr(torch, mixed or self.settings.dtype))
+        return f"{told}, which this CPU has no instructions for: several times slower than float32" if slow else told
 
 
 def steps_of(settings: TrainSettings, rows: int | None) -> int:
