@@ -129,6 +129,24 @@ def test_with_several_jobs_an_experiment_takes_all_seeds_at_once(tmp_path):
     assert [item.name for item in together] == ["compute, seed 5", "steps, seed 5", "original, seed 5"]
 
 
+@pytest.mark.parametrize("size", ["CPU", "REHEARSAL"])
+@pytest.mark.parametrize("emulated", [False, True])
+def test_a_cpu_without_instructions_for_bfloat16_computes_in_float32(tmp_path, monkeypatch, emulated, size):
+    said: list[list[str]] = []
+    monkeypatch.setattr(parts, "emulates", lambda dtype: emulated)
+    monkeypatch.setattr(parts, "stabledllm", lambda *words: said.append([str(word) for word in words]))
+    made = parts.Study(tmp_path, getattr(sizes, size), tmp_path)
+    (tmp_path / "finetune" / "original").mkdir(parents=True)
+    made._adapt_one("shift")
+    made._experiment("original", 1)
+    next(item for item in made.items("noise") if item.name == "original").run()
+    adapt, finetune = (load_recipe(words[1], [word for word in words[2:] if "=" in word]) for words in said[:2])
+    small = size == "REHEARSAL"
+    assert adapt.trainer["bf16"] == finetune.base.trainer["bf16"] == (not emulated and not small)
+    assert ("dtype=float32" in said[2]) == emulated
+    assert ("dtype=bfloat16" in said[2]) == (not emulated and not small)
+
+
 def test_a_folder_of_other_sizes_is_refused(tmp_path, capsys):
     (tmp_path / "sizes.json").write_text(json.dumps({"seeds": 7}))
     assert study.main(["--rehearse", "--only", "adapt", "--out", str(tmp_path)]) == 1
