@@ -23,8 +23,9 @@ from studies.objectives.answers import (
     spread,
     values,
 )
-from studies.objectives.rows import BASE, QUARTERS, ROWS, Row
+from studies.objectives.rows import BASE, QUARTERS, ROWS, STANDARD, Row
 
+from stabledllm.experiment.spread import values_of
 from stabledllm.experiment.summary import paired, t_interval
 from stabledllm.reports import style
 from stabledllm.reports.figures.compute_saved import compute_saved
@@ -34,6 +35,7 @@ from stabledllm.reports.saved import in_words
 from stabledllm.runtime.files import read_json, write_text
 
 HERE = Path(__file__).parent
+METRIC = "validation_nll"
 PAGE, RESULTS = "README.md", "results.json"
 SAVED = ("What each row needs of Standard's forwards", "compute_saved.png")
 RATES = ("The final bound over the learning rate", "rates.png")
@@ -85,6 +87,7 @@ def blocks(results: dict) -> dict[str, str]:
         ),
         "rows": rows_table(results) + _picture(saved(results, "validation_nll"), *SAVED),
         "quarters": quarters_table(results),
+        "windows": windows_table(results),
         "averages": averages_table(results),
         "stability": stability_table(results) + _picture(results["stability"], *RATES),
         "tuning": tuning_table(results),
@@ -175,6 +178,26 @@ def quarters_table(results: dict) -> str:
     return "\n".join(lines)
 
 
+def windows_table(results: dict) -> str:
+    """Standard on the mask ratios from a lowest one up to 1: all of them, from 0.5, and those of the part windows."""
+    found = {low: values_of(runs, STANDARD, METRIC) for low, runs in results.get("windows", {}).items()}
+    if not any(found.values()):
+        return "Not measured yet."
+    correct = {low: values_of(runs, STANDARD, "accuracy") for low, runs in results["windows"].items()}
+    half = Row("window-generation", STANDARD)
+    for low, row in (("0", BASE), ("0.5", half)):
+        found[low], correct[low] = values(results, row, METRIC), values(results, row, "accuracy")
+    lines = ["| mask ratios from | seeds | bound, nats/token | minus Standard's | accuracy | minus Standard's |"]
+    lines.append("|---" * 6 + "|")
+    for low in sorted((low for low in found if found[low]), key=float):
+        more = ["", ""] if low == "0" else [
+            _difference(paired(one[low], one["0"]), places) for one, places in ((found, 4), (correct, 3))
+        ]  # fmt: skip
+        cells = [low, str(len(found[low])), _mean(found[low], 4), more[0], _mean(correct[low], 3), more[1]]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def stability_table(results: dict) -> str:
     """The range of learning rates within 2 % of a method's best."""
     if not results["stability"]:
@@ -243,6 +266,8 @@ def _with_sd(found: dict[int, float]) -> str:
 def _difference(found: dict | None, places: int = 4) -> str:
     if not found:
         return ""
+    if found["ci_low"] is None:  # of one seed
+        return f"{found['difference']:+.{places}f}"
     return f"{found['difference']:+.{places}f} ({found['ci_low']:+.{places}f} to {found['ci_high']:+.{places}f})"
 
 

@@ -1,9 +1,9 @@
 """Which objective, which noise, which likelihood: every objective with its own noise and with less, at equal compute.
 
-    python -m studies.objectives.study                    everything, resumable; some 530 runs of a minute,
+    python -m studies.objectives.study                    everything, resumable; some 550 runs of a minute,
                                                           and 54 longer ones of the real model
-    python -m studies.objectives.study --only tune        one part: tune, final, likelihood, quarters, stability,
-                                                          real or page
+    python -m studies.objectives.study --only tune        one part: tune, final, likelihood, quarters, windows,
+                                                          stability, real or page
     python -m studies.objectives.study --real FOLDER      where studies/real_model has adapted its model (the part real)
     python -m studies.objectives.study --jobs 2           so many training runs at the same time
     python -m studies.objectives.study --rehearse         every part with two seeds of two steps, in --out alone
@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import fmean
 
 from studies.objectives.rows import BASE, LESS, ROWS, STANDARD, Row, budget
+from studies.objectives.sizes import FULL, SMALL, Size
 from studies.real_model.parts import nll_of
 
 from stabledllm.experiment.spread import values_of
@@ -36,7 +37,6 @@ METRIC = "validation_nll"
 KEPT = ("method", "seed", "learning_rate", "max_grad_norm", "status", "metrics", "averages", "outlier_steps",
         "forward_passes", "steps", "seconds")  # fmt: skip
 LIKELIHOOD, PARTS = "likelihood.json", "quarters.json"
-REHEARSAL = ("base.epochs=0.5", "base.data.train_rows=64", "base.data.validation_rows=8")
 AVERAGES = ("base.average.ema=[0.98]", "base.average.tail=[0.25]")
 DECODER = ("decoding.length=40", "decoding.steps=40", "decoding.block=8", "generate_batch=96")
 """That of the recipe, as an evaluation is told."""
@@ -44,37 +44,6 @@ BRIEF = ("base.data.test_rows=1", "base.untuned=false")
 """Runs of which only the NLL is looked at."""
 DRAWS = "base.eval_draws=4"
 """Draws of each held-out row, for the last weights and for each average of them."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much the study does.
-
-    Args:
-        rates: learning rates that every row is tuned with, on ``tuning`` seeds that are not reported.
-        seeds: of every row. multiples: of Standard's forwards, for the curve that compute saved is read off.
-        rows: test rows, whose likelihood under the decoder is taken too.
-        more: overrides of every recipe. grid: of that of the part on stability. real, real_more: seeds and overrides of
-            the part real.
-    """
-
-    rates: tuple[str, ...] = ("1e-3", "2e-3", "4e-3")
-    tuning: tuple[int, ...] = (101,)
-    seeds: tuple[int, ...] = tuple(range(1, 13))
-    multiples: tuple[float, ...] = (0.75, 1.25, 1.5, 2)
-    rows: int = 96
-    more: tuple[str, ...] = ()
-    grid: tuple[str, ...] = ()
-    real: tuple[int, ...] = (1, 2, 3)
-    real_more: tuple[str, ...] = ()
-
-
-FULL = Size()
-SMALL = Size(
-    rates=("1e-3", "2e-3"), seeds=(1, 2), tuning=(101,), multiples=(2,), rows=4, more=REHEARSAL,
-    grid=("learning_rates=[1e-3,4e-3]", "max_grad_norms=[1]", "seeds=[1,2]"),
-    real=(1, 2), real_more=("base.steps=2", "base.data.validation_rows=2", "base.data.test_rows=1"),
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -150,6 +119,14 @@ class Study:
     def _run(self, row: Row, method: str, seed: int) -> Path:
         return self.folder("final", row) / "runs" / method / f"seed-{seed}"
 
+    def windows(self) -> None:
+        """Standard on the mask ratios from a lowest one up to 1, at the recipe's learning rate."""
+        for low in self.size.lows:
+            words = [f"methods=[{STANDARD}]", f"seeds={_list(self.size.seeds[: self.size.few])}"]
+            words += [f"base.objective.window=[{low:g},1]", f"out={self.out / 'windows' / f'{low:g}'}", *self.size.more]
+            words += [f"base.data.test_rows={self.size.rows}", DRAWS, "base.untuned=false"]
+            command("experiment", RECIPE, *words, "--jobs", self.jobs)
+
     def stability(self) -> None:
         """The bound with either noise over a grid of learning rates, clipped or not."""
         words = [
@@ -186,6 +163,7 @@ class Study:
             "final": self.final,
             "likelihood": self.likelihood,
             "quarters": self.quarters,
+            "windows": self.windows,
             "stability": self.stability,
             "real": self.on_real_model,
             "page": self.write,
@@ -202,7 +180,13 @@ class Study:
 
     def gathered(self) -> dict:
         """The content of results.json, of what is finished."""
-        record: dict = {"seeds": len(self.size.seeds), "rates": self.rates(), "rows": {}, "stability": None}
+        record: dict = {
+            "seeds": len(self.size.seeds),
+            "rates": self.rates(),
+            "rows": {},
+            "stability": None,
+            "windows": {},
+        }
         record["real"] = self._gathered_real()
         for row in ROWS:
             if (file := self.folder("final", row) / "results.json").is_file():
@@ -215,6 +199,9 @@ class Study:
                     ],
                 }
                 record |= {name: found[name] for name in ("versions", "device", "untuned")}
+        for low in self.size.lows:
+            if (file := self.out / "windows" / f"{low:g}" / "results.json").is_file():
+                record["windows"][f"{low:g}"] = [_kept(run) for run in read_json(file)["runs"]]
         if (file := self.out / "stability" / "results.json").is_file():
             found = read_json(file)
             kept = [_kept(run) for run in found["runs"]]

@@ -109,6 +109,21 @@ def test_the_real_model_is_the_best_adapted_one_that_is_there(tmp_path):
     assert study.adapted(tmp_path) / "model" == best
 
 
+def test_the_windows_are_trained_as_the_rows_are(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(study, "command", lambda *words: said.append([str(word) for word in words]))
+    made = study.Study(tmp_path)
+    made.windows()
+    assert len(said) == len(made.size.lows)
+    for low, words in zip(made.size.lows, said, strict=True):
+        settings = load_recipe(words[1], words[2:-2])
+        assert settings.base.objective.window == [low, 1]
+        assert settings.seeds == [*range(1, 9)]
+        assert (settings.base.data.test_rows, settings.base.eval_draws, settings.base.trainer["learning_rate"]) == (
+            96, 4, 2e-3,
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize("size", [study.FULL, study.SMALL], ids=["full", "rehearsal"])
 def test_on_the_real_model_every_row_is_fine_tuned_by_that_studys_recipe(tmp_path, monkeypatch, capsys, size):
     said = []
