@@ -187,7 +187,9 @@ def compute_block(found: dict) -> str:
         table = saved_table(saving, "validation_nll")
         parts += [f"{EXPERIMENTS[name]}\n\n{table.text(width=120)}", *saved_sentences(saving)]
         if again := saving.get("again"):
-            change = f"{again['difference']:+.4f} ({again['ci_low']:+.4f} to {again['ci_high']:+.4f})"
+            change = f"{again['difference']:+.4f}"
+            if again["ci_low"] is not None:  # of several seeds
+                change += f" ({again['ci_low']:+.4f} to {again['ci_high']:+.4f})"
             parts.append(
                 f"Standard at its own forwards, trained again beside the other budgets, minus the stored run of the "
                 f"same seed, with which the methods' were made: {change}."

@@ -99,7 +99,8 @@ def status(results: dict) -> str:
     """What is finished: figures of an unfinished study are not final."""
     done = [row for row in ROWS if row.name in results["rows"]]
     seeds = {sum(run["method"] == row.name for run in runs_of(results)) for row in done}
-    told = f"{len(done)} of {len(ROWS)} rows, {min(seeds, default=0)} to {max(seeds, default=0)}"
+    least, most = min(seeds, default=0), max(seeds, default=0)
+    told = f"{len(done)} of {len(ROWS)} rows, {least if least == most else f'{least} to {most}'}"
     told += f" of {results['seeds']} seeds each"
     if many := sum(map(len, diverged(results).values())):
         told += f", of which {many} diverged and are left out of means, differences and sds"
@@ -109,7 +110,9 @@ def status(results: dict) -> str:
         whole = runs["finished"] == runs["planned"]
         stable = "finished" if whole else f"at {runs['finished']} of {runs['planned']} runs"
     where = f" Made on: {results['device']}." if results.get("device") else ""
-    return f"**Measured: {told}; the grid of learning rates is {stable}.**{where}"
+    duel = any("duel_nll" in run["metrics"] for run in runs_of(results))
+    likelihood = "" if duel else " the decoder's likelihood is not measured yet;"
+    return f"**Measured: {told};{likelihood} the grid of learning rates is {stable}.**{where}"
 
 
 def rows_table(results: dict) -> str:
@@ -166,6 +169,8 @@ def quarters_table(results: dict) -> str:
     if not plain:
         return "Not measured yet."
     lines = [f"| row | seeds | {' | '.join(QUARTERS)} |", "|---" * (2 + len(QUARTERS)) + "|"]
+    if before := results.get("untuned_quarters"):
+        lines.append(f"| untuned |  | {' | '.join(f'{part:.4f}' for part in before)} |")
     for row in ROWS:
         own = parts_of_bound(results, row)
         if row != BASE and len(own.keys() & plain.keys()) < 2:

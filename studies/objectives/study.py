@@ -24,7 +24,7 @@ from statistics import fmean
 
 from studies.objectives.rows import BASE, LESS, ROWS, STANDARD, Row, budget
 from studies.objectives.sizes import FULL, SMALL, Size
-from studies.real_model.parts import nll_of
+from studies.real_model.parts import in_float32, nll_of
 
 from stabledllm.experiment.spread import values_of
 from stabledllm.runtime.files import read_json, write_json
@@ -36,7 +36,7 @@ REAL = HERE.parent / "real_model" / "recipes" / "finetune.yaml"
 METRIC = "validation_nll"
 KEPT = ("method", "seed", "learning_rate", "max_grad_norm", "status", "metrics", "averages", "outlier_steps",
         "forward_passes", "steps", "seconds")  # fmt: skip
-LIKELIHOOD, PARTS = "likelihood.json", "quarters.json"
+LIKELIHOOD, PARTS, UNTUNED = "likelihood.json", "quarters.json", "untuned_quarters.json"
 AVERAGES = ("base.average.ema=[0.98]", "base.average.tail=[0.25]")
 DECODER = ("decoding.length=40", "decoding.steps=40", "decoding.block=8", "generate_batch=96")
 """That of the recipe, as an evaluation is told."""
@@ -107,6 +107,8 @@ class Study:
         """From which mask ratios the bound of every row's runs comes."""
         from studies.objectives.quarters import quarters_of
 
+        if not (file := self.out / UNTUNED).is_file():
+            write_json(file, {"nats_per_token": quarters_of("tiny", RECIPE)})
         for run in self._without(PARTS):
             print(f"{run}: the bound by mask ratio", flush=True)
             write_json(run / PARTS, {"nats_per_token": quarters_of(run / "model", RECIPE)})
@@ -145,7 +147,7 @@ class Study:
             return
         rows = {"train": "tune", "validation": "held_out", "test": "problems"}
         more = [f"base.data.{key}=gsm8k:{self.real / 'text' / name}.jsonl" for key, name in rows.items()]
-        more += [f"base.model={run / 'model'}", *self.size.real_more]
+        more += [f"base.model={run / 'model'}", *in_float32("base.trainer.bf16=false"), *self.size.real_more]
         for row in ROWS:
             self._experiment(self.folder("real", row), row, self.size.real, *more, recipe=REAL)
 
@@ -199,6 +201,8 @@ class Study:
                     ],
                 }
                 record |= {name: found[name] for name in ("versions", "device", "untuned")}
+        if (file := self.out / UNTUNED).is_file():
+            record["untuned_quarters"] = read_json(file)["nats_per_token"]
         for low in self.size.lows:
             if (file := self.out / "windows" / f"{low:g}" / "results.json").is_file():
                 record["windows"][f"{low:g}"] = [_kept(run) for run in read_json(file)["runs"]]

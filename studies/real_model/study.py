@@ -26,7 +26,7 @@ from itertools import groupby
 from pathlib import Path
 
 from scripts.real_model import Stopped, fetch
-from studies.real_model.parts import Item, Study
+from studies.real_model.parts import Item, Study, in_float32
 from studies.real_model.sizes import CPU, GPU, REHEARSAL, Sizes
 
 from stabledllm.errors import UserError
@@ -112,10 +112,11 @@ def prepare(out: Path, gguf: Path | None, sizes: Sizes) -> Study:
 
 def _keep_to(out: Path, sizes: Sizes) -> None:
     """Refuse a folder that holds a study of other sizes, whose parts would not be of one study."""
-    file, own = out / "sizes.json", json.loads(json.dumps(asdict(sizes) | {"jobs": None}))
+    here = {"jobs": None, "precision": "float32" if in_float32("") else "bfloat16"}
+    file, own = out / "sizes.json", json.loads(json.dumps(asdict(sizes) | here))
     if not file.is_file():
         write_json(file, own)
-    elif (found := read_json(file) | {"jobs": None}) != own:
+    elif (found := here | read_json(file) | {"jobs": None}) != own:
         keys = ", ".join(key for key in own if found.get(key) != own[key])
         raise Stopped(f"{out}: expected a study of the same sizes, found others ({keys}); take another --out.")
 

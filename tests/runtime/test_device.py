@@ -12,17 +12,19 @@ from stabledllm.runtime import device
 
 
 @pytest.mark.parametrize(
-    ("machine", "accelerator", "supported", "slow"),
+    ("machine", "accelerator", "asked", "supported", "slow"),
     [
-        ("x86_64", False, False, True),
-        ("x86_64", False, True, False),
-        ("x86_64", True, False, False),
-        ("arm64", False, False, False),
+        ("x86_64", False, None, False, True),
+        ("x86_64", False, None, True, False),
+        ("x86_64", True, None, False, False),
+        ("x86_64", True, "cpu", False, True),
+        ("arm64", False, None, False, False),
     ],
 )
 def test_a_half_precision_is_slow_on_a_cpu_without_instructions_for_it(
-    monkeypatch, machine, accelerator, supported, slow
+    monkeypatch, machine, accelerator, asked, supported, slow
 ):
+    monkeypatch.setattr(device, "asked", lambda: asked)
     monkeypatch.setattr(device.platform, "machine", lambda: machine)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerator)
     for name in ("_is_mkldnn_bf16_supported", "_is_mkldnn_fp16_supported"):

@@ -111,6 +111,8 @@ def test_compute_saved_is_read_off_standards_other_budgets(tmp_path, monkeypatch
     text = page.compute_block({"tiny": saving})
     assert f"{study.ADAPTIVE} 0." in text
     assert "Shipped model, 0.92 M parameters" in text
+    one = {"difference": 0.001, "ci_low": None, "ci_high": None}
+    assert page.compute_block({"tiny": saving | {"again": one}}).endswith(": +0.0010.")
     assert page.saving_of(page.runs_of("compute_small")) is None
     assert page.compute_block({}) == page.NOT_MEASURED
 

@@ -124,6 +124,8 @@ def test_the_parts_of_the_bound_are_compared_with_standards_quarter_by_quarter()
     assert lines[2].startswith("| `standard` | 7 | 0.0100 (0.0100 to 0.0100) | 0.0200")
     assert lines[3].startswith("| `lift` | 8 | +0.0000 (+0.0000 to +0.0000) |")
     assert lines[3].endswith("| +0.0100 (+0.0100 to +0.0100) |")
+    results["untuned_quarters"] = [0.25, 0.4, 0.6, 0.9]
+    assert page.quarters_table(results).splitlines()[2] == "| untuned |  | 0.2500 | 0.4000 | 0.6000 | 0.9000 |"
 
 
 def test_windows_stand_between_all_ratios_and_those_from_a_half():
@@ -149,7 +151,7 @@ def test_diverged_runs_are_counted_where_they_are_left_out():
     table = page.rows_table(results)
     assert "| `bell` | 0.002 | 7, 1 diverged |" in table
     assert "| `lift` | 0.002 | 0, 8 diverged | 1.50 |  |" in table
-    assert "8 to 8 of 12 seeds each, of which 9 diverged" in page.status(results)
+    assert "8 of 12 seeds each, of which 9 diverged" in page.status(results)
     assert len(answers(results)) == 4
 
 
@@ -171,7 +173,7 @@ def test_the_page_is_written_whatever_is_finished(tmp_path, seeds):
     (tmp_path / "results.json").write_text(json.dumps(results), encoding="utf-8")
     page.write_page(tmp_path)
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert f"{len(results['rows'])} of {len(ROWS)} rows, {len(seeds)} to {len(seeds)} of 12 seeds each" in text
+    assert f"{len(results['rows'])} of {len(ROWS)} rows, {len(seeds)} of 12 seeds each" in text
     assert text.count("Not measured yet.") == {0: 10, 1: 8, 2: 5}.get(len(seeds), 4)
     page.write_page(tmp_path)
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == text, "written again, it is the same"

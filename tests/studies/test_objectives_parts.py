@@ -20,6 +20,7 @@ from stabledllm.models.loading import load_model
 from stabledllm.noise.methods import Method
 from stabledllm.noise.objective import Objective
 from stabledllm.noise.streams import Key
+from stabledllm.runtime.device import emulates
 from stabledllm.runtime.files import read_json, write_json
 from tests.cli.runner import in_process
 
@@ -143,6 +144,7 @@ def test_on_the_real_model_every_row_is_fine_tuned_by_that_studys_recipe(tmp_pat
         assert rows == ["tune", "held_out", "problems"]
         assert base.steps == (round(36 / row.forwards) if size is study.FULL else 2)
         assert settings.seeds == list(size.real)
+        assert base.trainer["bf16"] == (not emulates(torch.bfloat16))
         assert Path(settings.out) == mine.folder("real", row)
 
 

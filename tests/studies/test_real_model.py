@@ -153,6 +153,16 @@ def test_a_folder_of_other_sizes_is_refused(tmp_path, capsys):
     assert "expected a study of the same sizes, found others (rows" in capsys.readouterr().err
 
 
+def test_a_folder_of_another_precision_is_refused(tmp_path, monkeypatch):
+    for emulated in (False, False, True):
+        monkeypatch.setattr(parts, "emulates", lambda dtype, emulated=emulated: emulated)
+        if emulated:
+            with pytest.raises(study.Stopped, match=r"found others \(precision\)"):
+                study._keep_to(tmp_path, sizes.CPU)
+        else:
+            study._keep_to(tmp_path, sizes.CPU)
+
+
 def test_a_part_before_its_time_is_one_sentence(tmp_path, capsys):
     assert study.main(["--rehearse", "--only", "noise", "--out", str(tmp_path)]) == 1
     wanted = tmp_path / "adapt" / "shift" / "run.json"

@@ -110,7 +110,7 @@ def test_blocks_and_another_objective(tmp_path):
 @pytest.mark.parametrize("emulated", [False, True])
 def test_a_precision_that_the_cpu_emulates(tmp_path, monkeypatch, emulated):
     monkeypatch.setattr(start_block, "emulates", lambda dtype: emulated and dtype == torch.bfloat16)
-    slow = ", which this CPU has no instructions for: several times slower than float32" if emulated else ""
+    slow = "; this CPU has no instructions for bfloat16: several times slower than float32" if emulated else ""
     for number, (precision, ends) in enumerate(
         (
             ({"trainer": {"bf16": True}}, f"weights in float32, computed in bfloat16{slow}"),

@@ -27,15 +27,16 @@ OPTIONS = {
 _NEAR = 0.75
 """Least likeness, from 0 to 1, of a name in another group to one that is not known."""
 _NULL_IS = {
-    "train_rows": "every row",
-    "test_rows": "every row, and 0 none",
+    "data.train_rows": "no limit",
+    "data.test_rows": "no limit, and 0 none",
     "micro_batch": "a device's whole share of the batch",
     "layers": "every layer",
-    "workers": "one per processor, at most 8",
-    "steps": "the usual number",
-    "block": "the usual number, and the length itself one block",
+    "data.workers": "the usual number of processes",
+    "steps": "as many as 'epochs' gives",
+    "decoding.steps": "the usual number",
+    "decoding.block": "the usual block, and the length itself one block",
 }
-"""By the last name of a key whose ``null`` is not to go without it: what it is."""
+"""By key, what its ``null`` is where that is not to go without it."""
 _NONE = ("0", "none", "None", "false", "False", "never", "off", "no", "-1")
 """What people write where a setting is to be left out."""
 
@@ -151,7 +152,7 @@ def instead_of_value(key: str, value: Any, annotation: Any, kind: type[BaseModel
     if float in arms and "share" in key and re.fullmatch(r"[1-9]\d?(\.\d+)?", text):
         return f"; write {key}={float(text) / 100:g} for {float(text):g} %" if float(text) > 1 else ""
     if NoneType in arms and text in _NONE:
-        if (name := key.rpartition(".")[2]) in _NULL_IS:
+        if (name := key.removeprefix("base.")) in _NULL_IS:
             return f"; {key}=null is {_NULL_IS[name]}"
         return f"; write {key}=null to go without"
     if float in arms and text.endswith("%") and text[:-1].replace(".", "", 1).isdigit():

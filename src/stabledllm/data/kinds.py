@@ -37,7 +37,7 @@ def kind_of(spec: str) -> tuple[str, str]:
 def _meant(spec: str, kind: str) -> str:
     """The clause on what to write instead of an unknown kind: a file's whole name, nothing at all, or a known kind."""
     if kind.lower() in ("none", "no", "false", "off", "never", "0"):
-        return "; no such rows at all: data.validation_share=0, data.test_rows=0"
+        return "; data.validation_share=0 leaves validation rows out, data.test_rows=0 test rows"
     _, _, where = spec.partition(":")
     if kind.lower() in ("csv", "json", "parquet", "tsv", "file", "path", "local") and where:
         return f"; write {where}, as the file's ending tells what it is"

@@ -47,10 +47,7 @@ def row_nll(meter: LossMeter, draws: int = 4, rows: range | None = None) -> Tens
 
 
 def row_forwards(meter: LossMeter, draws: int = 4) -> int:
-    """The forwards that :func:`row_nll` takes for all rows of a meter, at most but where the objective chooses tokens.
-
-    There (``lift``, ``gift``) it is the mean number.
-    """
+    """The most forwards that :func:`row_nll` takes for all rows of a meter; under ``lift`` their mean number."""
     method, rows = _method_of(meter), meter.rows
     if method.autoregressive:
         return len(rows)

@@ -79,16 +79,18 @@ def place(model: torch.nn.Module) -> None:
 
 
 def emulates(dtype: torch.dtype) -> bool:
-    """Whether this machine has no accelerator and a CPU without instructions for a half precision.
+    """Whether a command computes on a CPU (AVX2 alone) for which oneDNN has no half precision of that kind.
 
-    Such a CPU computes it in float32 piece by piece, 7 times slower than float32 itself: a forward of SmolLM2-135M in
-    bfloat16 on one core with AVX2 alone took 4.6 s, and 0.66 s in float32.
+    Such a CPU converts it piece by piece: a forward of SmolLM2-135M in bfloat16 on one core took 4.6 s, and 0.66 s in
+    float32.
     """
     import torch
 
-    if torch.accelerator.is_available() or platform.machine().lower() not in ("x86_64", "amd64"):
-        return False
     names = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+    if dtype not in names or platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    if asked() != "cpu" and torch.accelerator.is_available():
+        return False
     supported = getattr(torch.ops.mkldnn, names.get(dtype, ""), None)
     return supported is not None and not supported()
 

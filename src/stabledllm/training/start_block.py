@@ -191,8 +191,9 @@ class StartBlock:
         weights = f"weights in {self.settings.quantised or self.settings.dtype}"
         mixed = "bfloat16" if self.arguments.bf16 else "float16" if self.arguments.fp16 else None
         told = f"{weights}, computed in {mixed}" if mixed and mixed != self.settings.dtype else weights
-        slow = emulates(getattr(torch, mixed or self.settings.dtype))
-        return f"{told}, which this CPU has no instructions for: several times slower than float32" if slow else told
+        name = mixed or self.settings.dtype
+        slow = f"; this CPU has no instructions for {name}: several times slower than float32"
+        return told + slow * emulates(getattr(torch, name))
 
 
 def steps_of(settings: TrainSettings, rows: int | None) -> int:

@@ -69,7 +69,7 @@ class DataSettings(Strict):
     validation_rows: int | None = Field(256, ge=2)
     """At most this many rows in the evaluation loss."""
     test_rows: int | None = Field(128, ge=0)
-    """At most this many test problems; 0 for none."""
+    """At most this many test problems; 0 for none, and training rows are then not compared with them."""
     max_len: int = Field(1024, ge=2, le=MOST)
     """Longest row in tokens; longer rows are counted and dropped, or refused: never cut."""
     over_length: Literal["drop", "refuse"] = "drop"
