@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from stabledllm.errors import UserError
-from stabledllm.method_checks import _COUNTED
+from stabledllm.method_checks import _COUNTED, check_finite_variance, check_probed
 from stabledllm.noise.densities import Tabulated, Uniform
 from stabledllm.noise.maskers import Complement, FixedCount
 from stabledllm.noise.methods import Method, MethodOptions, Rows
+from stabledllm.noise.objective import Objective
+from stabledllm.noise.of_parts import OfParts
 from stabledllm.noise.parts import AUTOREGRESSIVE, MASKER, PARTS
 from stabledllm.noise.sources import LowDiscrepancy
 from stabledllm.noise.streams import Key
@@ -32,6 +34,27 @@ def test_the_checks_know_which_masks_are_independent():
         made = part.objects(options, 2).get(MASKER)
         if made is not None and part.name != AUTOREGRESSIVE:
             assert made.independent != (part.name in _COUNTED), part.name
+
+
+@pytest.mark.parametrize("name", ["ppots", "lowdisc+ppots", "ppots+fixedcount", "ppots+isad", "ppots+mirror", "mirror"])
+@pytest.mark.parametrize("weighting", ["elbo", "unweighted", "cosine"])
+def test_a_probe_is_refused_beforehand_where_it_is_refused_at_work(name, weighting):
+    """The check by the name alone says what that of the built method says."""
+    objective = Objective(weighting, eps=0.0)
+    method = OfParts(name)
+    if not method.takes(objective):
+        return
+    said = []
+    for check in (
+        lambda: check_probed(method, objective),
+        lambda: method.needs_p and check_finite_variance(Method.parse(name, objective=objective), "ppots"),
+    ):
+        try:
+            check()
+            said.append("")
+        except UserError as error:
+            said.append(str(error))
+    assert said[0] == said[1]
 
 
 @pytest.mark.parametrize("part", ["standard", *PARTS, "multisample5", "partition4"])

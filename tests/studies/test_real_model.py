@@ -153,6 +153,14 @@ def test_a_folder_of_other_sizes_is_refused(tmp_path, capsys):
     assert "expected a study of the same sizes, found others (rows" in capsys.readouterr().err
 
 
+def test_a_folder_from_before_precisions_were_kept_is_taken(tmp_path):
+    study._keep_to(tmp_path, sizes.CPU)
+    stored = json.loads((tmp_path / "sizes.json").read_text())
+    assert stored.pop("precision") in ("float32", "bfloat16")
+    (tmp_path / "sizes.json").write_text(json.dumps(stored))
+    study._keep_to(tmp_path, sizes.CPU)
+
+
 def test_a_folder_of_another_precision_is_refused(tmp_path, monkeypatch):
     for emulated in (False, False, True):
         monkeypatch.setattr(parts, "emulates", lambda dtype, emulated=emulated: emulated)

@@ -91,7 +91,7 @@ def emulates(dtype: torch.dtype) -> bool:
         return False
     if asked() != "cpu" and torch.accelerator.is_available():
         return False
-    supported = getattr(torch.ops.mkldnn, names.get(dtype, ""), None)
+    supported = getattr(torch.ops.mkldnn, names[dtype], None)
     return supported is not None and not supported()
 
 
