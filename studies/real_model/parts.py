@@ -11,14 +11,20 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from studies.real_model.problems import SYSTEM, write_halves, write_problems
 from studies.real_model.sizes import Sizes
 
 from stabledllm.runtime.device import emulates
 
+if TYPE_CHECKING:
+    from stabledllm.config.settings import DataSettings
+
 HERE = Path(__file__).parent
 RECORD, ROWS = "decomposition.json", "rows.json"
+FAMILIAR = "familiar.json"
+"""Beside a fine-tuned model: its NLL on new rows of the templates that it was trained on."""
 PRECISIONS = {"float32": "trainer.bf16=false", "bfloat16": "trainer.bf16=true"}
 DONE = "seeds-to-{}.done"
 PAPER = ("standard", "ppots", "mirror", "ppots+mirror")
@@ -149,12 +155,15 @@ class Study:
     def _write_row_nll(self) -> None:
         from studies.real_model.row_nll import write_row_nll
 
-        from stabledllm.config.settings import DataSettings
-
         models = {arm: self.run(arm) / "model" for arm in self.sizes.arms}
         models["original"] = self.out / "models" / "original"
-        data = DataSettings(train=self.text("held_out"), max_len=self.sizes.longest, system_prompt=SYSTEM)
-        write_row_nll(models, data, self.out / "adapt" / ROWS)
+        write_row_nll(models, self._rows_of("held_out"), self.out / "adapt" / ROWS)
+
+    def _rows_of(self, name: str, rows: int | None = None) -> DataSettings:
+        from stabledllm.config.settings import DataSettings
+
+        data = {"train": self.text(name), "max_len": self.sizes.longest, "system_prompt": SYSTEM}
+        return DataSettings(**data, train_rows=rows)
 
     def best(self) -> str:
         """The pretrained arm that ends with the lowest NLL on the held-out rows."""
@@ -246,10 +255,31 @@ class Study:
         options += [f"methods=[{','.join(self.methods(name))}]", f"seeds=[{','.join(map(str, range(1, seed + 1)))}]"]
         options += [f"equal={'steps' if name == 'steps' else 'compute'}", f"base.model={model}", f"out={out}"]
         options = _last_wins([*options, *in_float32("base.trainer.bf16=false"), *self.sizes.finetune])
+        if name == "steps":
+            self._share_with(out)
         stabledllm("experiment", HERE / "recipes" / "finetune.yaml", *options, "--jobs", self.jobs)
-        for run in out.glob("runs/*/*/run.json"):  # 0.5 GB each, and never needed again
-            shutil.rmtree(run.parent / "model", ignore_errors=True)
+        models = {
+            run.parent: folder for run in out.glob("runs/*/*/run.json") if (folder := run.parent / "model").is_dir()
+        }
+        self._write_familiar({out: model} | models)
+        for folder in models.values():  # 0.5 GB each, and never needed again
+            shutil.rmtree(folder)
         (out / DONE.format(seed)).touch()
+
+    def _write_familiar(self, models: dict[Path, Path]) -> None:
+        from studies.real_model.row_nll import write_familiar
+
+        write_familiar(models, self._rows_of("measure", self.sizes.familiar))
+
+    def _share_with(self, out: Path) -> None:
+        """What is measured once for the experiments at equal compute and at equal steps alike: the same model and rows.
+
+        P-POTS's curve too, whose t are independent, so that it does not depend on the rows of a step.
+        """
+        out.mkdir(parents=True, exist_ok=True)
+        for name in ("untuned.json", FAMILIAR, "p_of_t_ppots_mirror.json"):
+            if (file := self.out / "finetune" / "compute" / name).is_file() and not (out / name).is_file():
+                shutil.copy(file, out / name)
 
 
 def in_float32(override: str) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from studies.real_model.parts import PRECISIONS, RECORD, ROWS, Study
+from studies.real_model.parts import FAMILIAR, PRECISIONS, RECORD, ROWS, Study
 from studies.real_model.problems import templates_of
 
 from stabledllm.experiment.summary import summarise
@@ -19,6 +19,7 @@ SCHEMA = "stabledllm/study-real-model/1"
 STEP = ("step", "loss", "grad_norm")
 KEPT = ("method", "seed", "status", "metrics", "forward_passes", "probe_forward_passes", "steps", "seconds")
 METHOD = ("relative_to_standard", "predicted_at_equal_compute", "pays")
+FAMILIAR_NLL = "familiar_nll"
 BANDS = (10, 50, 90)
 PARTS = ("models", "adapt", "noise", "finetune")
 
@@ -186,23 +187,41 @@ def _finetune(folder: Path) -> dict:
     found = {name: experiment for name, experiment in found.items() if experiment}
     if "steps" in found and "compute" in found:
         same = [run for run in found["compute"]["runs"] if run["method"] in ("standard", "ppots")]
-        found["steps"]["summary"] = summarise([*same, *found["steps"]["runs"]], ["standard"])
+        found["steps"]["summary"] = over_seeds([*same, *found["steps"]["runs"]])
     return found
 
 
 def _experiment(folder: Path) -> dict | None:
-    records = [read_json(path) for path in sorted(folder.glob("runs/*/*/run.json"))]
-    if not records:
-        return None
     runs = []
-    for record in records:
+    for path in sorted(folder.glob("runs/*/*/run.json")):
+        record = read_json(path)
         run = {name: record.get(name) for name in KEPT}
         run["metrics"] = _without_decoding(record.get("metrics") or {})
+        run["metrics"] |= _familiar(path.parent)
         run["history"] = [[line.get(name) for name in STEP] for line in record["history"] if "loss" in line]
         runs.append(run)
+    if not runs:
+        return None
     runs.sort(key=lambda run: (run["method"] != "standard", run["method"], run["seed"]))
-    untuned = _read(folder / "untuned.json").get("metrics", {})
-    return {"untuned": _without_decoding(untuned), "runs": runs, "summary": summarise(runs, ["standard"])}
+    untuned = _without_decoding(_read(folder / "untuned.json").get("metrics", {})) | _familiar(folder)
+    return {"untuned": untuned, "runs": runs, "summary": over_seeds(runs)}
+
+
+def _familiar(folder: Path) -> dict:
+    """The NLL of new rows of the training rows' templates under a model, as a metric; none where it was not taken."""
+    found = _read(folder / FAMILIAR)
+    return {FAMILIAR_NLL: found["nll"]} if found else {}
+
+
+def over_seeds(runs: Sequence[dict]) -> list[dict]:
+    """The statistics over seeds of the library's metrics, and the same of the NLL that it has no name for."""
+    familiar = [
+        run | {"metrics": {"validation_nll": run["metrics"][FAMILIAR_NLL]}}
+        for run in runs
+        if FAMILIAR_NLL in run["metrics"]
+    ]
+    own = [entry | {"metric": FAMILIAR_NLL} for entry in summarise(familiar, ["standard"])]
+    return [*summarise(runs, ["standard"]), *own]
 
 
 def _without_decoding(metrics: dict) -> dict:

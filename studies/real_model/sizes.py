@@ -16,6 +16,8 @@ class Sizes:
         rows: of text, by the file that :mod:`problems` writes.
         adapt: overrides of ``recipes/adapt.yaml``. finetune: of ``recipes/finetune.yaml``.
         arms: the conversions that part 1 compares. seeds: of part 3.
+        familiar: rows of ``measure`` whose NLL under every fine-tuned model is taken: new ones of templates that it was
+            trained on.
         decompose: what part 2 measures. lengths: how many rows and draws of it for each response length.
         jobs: commands at the same time, unless told otherwise.
     """
@@ -29,6 +31,7 @@ class Sizes:
     arms: tuple[str, ...] = ("shift", "no-shift", "annealed", "mean-embedding", "random")
     anneal_steps: int = 60
     seeds: int = 5
+    familiar: int = 48
     longest: int = 160
     layers: int | None = None
     jobs: int = 1
@@ -57,6 +60,7 @@ GPU = Sizes(
     finetune=("base.batch=16", "base.steps=48", "base.ppots.rows=64"),
     anneal_steps=100,
     seeds=8,
+    familiar=128,
     jobs=4,
 )  # fmt: skip
 REHEARSAL = Sizes(
@@ -76,6 +80,7 @@ REHEARSAL = Sizes(
     arms=("shift", "no-shift", "annealed", "mean-embedding", "random"),
     anneal_steps=2,
     seeds=2,
+    familiar=4,
     layers=2,
     source="synthetic",
     measured=("standard", "ppots", "mirror", "lowdisc+fixedcount"),

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from studies.real_model.ends import ends_of
 from studies.real_model.pictures import ARMS
+from studies.real_model.results import FAMILIAR_NLL
 
 COMPONENTS = {"mask_pattern": "A mask pattern", "mask_rate": "B mask rate", "data": "C data"}
 MEASURED = {
@@ -155,9 +156,12 @@ def experiment_table(experiment: dict | None, original: dict | None) -> str:
         "seeds",
         "forwards",
         "probe's",
-        "NLL",
+        "NLL, held-out templates",
         "minus Standard",
         "sd over seeds",
+        "sd, over Standard's",
+        "NLL, new rows of the training templates",
+        "minus Standard",
         "sd, over Standard's",
         "accuracy",
         "minus Standard",
@@ -167,34 +171,43 @@ def experiment_table(experiment: dict | None, original: dict | None) -> str:
 
 def untuned_line(name: str, experiment: dict) -> Sequence[object]:
     """The line of the model that an experiment starts from."""
-    nll, accuracy = (experiment["untuned"].get(metric) for metric in ("validation_nll", "accuracy"))
-    return (name, "", 0, "", interval(nll, places=4), "", "", "", share(accuracy), "")
+    found = experiment["untuned"]
+    nll, familiar = (interval(found.get(metric), places=4) for metric in ("validation_nll", FAMILIAR_NLL))
+    return (name, "", 0, "", nll, "", "", "", familiar, "", "", share(found.get("accuracy")), "")
 
 
 def method_lines(experiment: dict, mark: str = "") -> Iterable[Sequence[object]]:
     """One line a method."""
     entries = {(e["method"], e["metric"]): e for e in experiment["summary"]}
     for method in dict.fromkeys(e["method"] for e in experiment["summary"]):
-        nll, accuracy = entries[method, "validation_nll"], entries.get((method, "accuracy"))
+        nll, familiar, accuracy = (entries.get((method, of)) for of in ("validation_nll", FAMILIAR_NLL, "accuracy"))
         forwards, probes = (
             [run[of] or 0 for run in experiment["runs"] if run["method"] == method]
             for of in ("forward_passes", "probe_forward_passes")
         )
-        versus, spread = nll["versus_standard"], nll["sd_versus_standard"]
         yield (
             f"`{method}`{mark}",
             nll["n"],
             f"{round(sum(forwards) / len(forwards))}" if forwards else "as above",
             max(probes) if probes else "as above",
-            interval(nll, "mean", 4),
-            interval(versus, "difference", 4, sign=True) if versus else "",
+            *_mean_and_difference(nll, 4),
             interval(spread_of(nll), places=4),
-            interval(spread) if spread else "",
-            interval(accuracy, "mean", 3) if accuracy else "",
-            interval(accuracy["versus_standard"], "difference", 3, sign=True)
-            if accuracy and accuracy["versus_standard"]
-            else "",
+            _spread_over_standard(nll),
+            *_mean_and_difference(familiar, 4),
+            _spread_over_standard(familiar),
+            *_mean_and_difference(accuracy, 3),
         )
+
+
+def _mean_and_difference(entry: dict | None, places: int) -> tuple[str, str]:
+    if not entry:
+        return "", ""
+    versus = entry["versus_standard"]
+    return interval(entry, "mean", places), interval(versus, "difference", places, sign=True) if versus else ""
+
+
+def _spread_over_standard(entry: dict | None) -> str:
+    return interval(spread) if entry and (spread := entry["sd_versus_standard"]) else ""
 
 
 def spread_of(entry: dict) -> dict:

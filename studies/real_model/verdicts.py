@@ -1,7 +1,8 @@
 """Do the toy's conclusions hold on a real model? Each from the intervals of two figures, and nothing else.
 
 The toy's figures are those of ``studies/equal_compute`` (final NLL over 20 seeds) and of the shipped model measured
-beside the real one.
+beside the real one. The toy's held-out rows are of its training rows' law; the real model's final NLL is therefore that
+of new rows of the training rows' templates.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from studies.real_model.ends import ends_of
+from studies.real_model.results import FAMILIAR_NLL
 
 from stabledllm.runtime.files import read_json
 
 TOY = Path(__file__).parents[1] / "equal_compute" / "results.json"
+NLL = "validation_nll"
 NOTHING = "not measured yet"
 
 
@@ -32,8 +35,8 @@ def _lines(results: dict) -> Iterator[tuple[str, str, str, str]]:
     ):
         toy, real = (_noise_ratio(results["noise"].get(name), method) for name in ("toy", "after"))
         yield _compared(claim, toy, real, 1.0, side)
-    toy_runs = {e["method"]: e for e in read_json(TOY)["summary"] if e["metric"] == "validation_nll"}
-    real_runs = _nll(results["finetune"].get("compute"))
+    toy_runs = _nll(read_json(TOY))
+    real_runs = _nll(results["finetune"].get("compute"), FAMILIAR_NLL)
     for method, claim, side in (
         ("mirror", "MIRROR at equal compute ends higher than Standard: final NLL minus Standard's", 1),
         ("ppots+mirror", "So does P-POTS+MIRROR", 1),
@@ -46,7 +49,7 @@ def _lines(results: dict) -> Iterator[tuple[str, str, str, str]]:
         method: _paired_difference(read_json(TOY)["experiments"]["small_equal_steps"], method)
         for method in ("mirror", "ppots+mirror")
     }
-    real_steps = _nll(results["finetune"].get("steps"))
+    real_steps = _nll(results["finetune"].get("steps"), FAMILIAR_NLL)
     for method, toy in toy_steps.items():
         claim = f"At equal steps, twice the compute, `{method}` ends lower (toy: the smaller model, 5 seeds)"
         yield _compared(claim, toy, _difference(real_steps.get(method)), 0.0, -1, places=4)
@@ -89,8 +92,8 @@ def _noise_ratio(record: dict | None, method: str) -> tuple[float, float | None,
     return (found["value"], found["ci_low"], found["ci_high"]) if found and found["value"] is not None else None
 
 
-def _nll(experiment: dict | None) -> dict[str, dict]:
-    return {e["method"]: e for e in (experiment or {}).get("summary", []) if e["metric"] == "validation_nll"}
+def _nll(experiment: dict | None, metric: str = NLL) -> dict[str, dict]:
+    return {e["method"]: e for e in (experiment or {}).get("summary", []) if e["metric"] == metric}
 
 
 def _difference(entry: dict | None) -> tuple[float, float | None, float | None] | None:

@@ -16,17 +16,25 @@ from stabledllm.gradient.nested_masks import MASKS_PER_ROW, NestedMasks, nested_
 from stabledllm.gradient.profile import gradient_profile
 from stabledllm.gradient.sketch import ProjectedGradients
 from stabledllm.noise.methods import Method
-from tests.checks.mask_split import exact_parts, masked_gradients, mixed_row, of_count
+from stabledllm.stats.estimate import Estimate
+from tests.checks.mask_split import (
+    data_over_standard,
+    exact_parts,
+    least_of_each_class,
+    masked_gradients,
+    mixed_row,
+    of_count,
+)
 from tests.checks.moments import assert_covers
+from tests.checks.split_coverage import KINDS, coverage
 from tests.checks.statistics import Z, assert_mean
 from tests.fakes.gradients import ToyGradients
-from tests.oracle import Setting, ToyRow, count_coefficient, decomposition, toy_row
+from tests.oracle import Setting, ToyRow, decomposition, toy_row
 
 COUNTED = Method.parse("fixedcount")
 PARTS = ("count", "targets", "context", "rate")
 
 
-KINDS = [mixed_row(4, 0), toy_row(3, 1), mixed_row(6, 2)]
 MEAN_SIZE = np.mean([row.size for row in KINDS])
 
 
@@ -139,58 +147,44 @@ def test_intervals_hold_the_truth(many):
     truth |= {f"share_of_{name}": value / sum(truth.values()) for name, value in truth.items()}
     splits = [split_masks(group) for group in groups(many, 12)]
 
-    def held(name: str, shrunk: float = 1.0) -> int:
-        estimates = [getattr(split, name) for split in splits]
-        halves = [(one.interval()[1] - one.value) * shrunk for one in estimates]
-        return sum(abs(one.value - truth[name]) <= half for one, half in zip(estimates, halves, strict=True))
+    def held(name: str, ends=Estimate.interval) -> int:
+        found = [ends(getattr(split, name)) for split in splits]
+        return sum(math.isnan(low + high) or low <= truth[name] <= high for low, high in found)
 
     for name in truth:
         assert_covers(held(name), len(splits), name)
         with pytest.raises(AssertionError):
-            assert_covers(held(name, 0.5), len(splits), f"half of the interval of {name}")
+            assert_covers(held(name, half_an_error), len(splits), f"half an error of {name}")
 
 
-def by_cell(row: ToyRow, edges: np.ndarray) -> dict[str, np.ndarray]:
-    """What decides the least noise, by enumeration: means over each cell of t under exact counts."""
-    counts, setting = np.arange(1, row.size + 1), Setting(eps=0.1)
-    c = np.array([count_coefficient(setting, row.size, k) for k in counts])
-    mean, variance, additive = (np.array(each) for each in zip(*(of_count(row, k) for k in counts), strict=True))
-    context = c**2 * (variance - additive)
-    of_count_k = {
-        "one_view": c**2 * variance,
-        "context": context,
-        "in_partition": context * counts / row.size,
-        "views": row.size / counts,
-        "mean": c[:, None] * mean,
-    }
-    fine = (np.arange(60_000) + 0.5) / 60_000
-    k, cell = np.ceil(fine * row.size).astype(int) - 1, np.searchsorted(edges, fine) - 1
-    cells = range(len(edges) - 1)
-    return {name: np.array([each[k[cell == b]].mean(0) for b in cells]) for name, each in of_count_k.items()}
+def half_an_error(found: Estimate) -> tuple[float, float]:
+    return found.value - 0.5 * found.stderr, found.value + 0.5 * found.stderr
 
 
 @pytest.mark.statistical
 def test_the_least_of_each_class_equals_enumeration(many):
-    width, edges = many.profile.width.numpy(), many.profile.edges.numpy()
-    rows = [by_cell(row, edges) for row in KINDS]
-    cells = {name: np.mean([row[name] for row in rows], 0) for name in rows[0]}
-    standard = np.mean([sum(exact_parts(row, 0.1).values()) for row in KINDS])
-    each = np.array([width @ row["mean"] for row in rows])
-    data = ((each - each.mean(0)) ** 2).sum(1).mean()
-    own = np.mean([(row["mean"] ** 2).sum(1) for row in rows], 0)
-    partition = cells["views"] * (cells["in_partition"] + own - (cells["mean"] ** 2).sum(1))
-    exact = {
-        "least_one_view": (np.sqrt(cells["one_view"]) @ width) ** 2,
-        "least_balanced": (np.sqrt(cells["context"].clip(min=0)) @ width) ** 2,  # rounding makes zeros negative
-        "least_partition": (np.sqrt(partition) @ width) ** 2 - data,
-    }
+    edges = many.profile.edges.numpy()
+    exact, data = least_of_each_class(KINDS, 0.1, edges), data_over_standard(KINDS, 0.1, edges)
     split = split_masks(many)
     for name, least in exact.items():
         found = getattr(split, name)
-        assert abs(found.value - least / standard) < Z * found.stderr, name
-        before_data = found.value + data / standard * (name == "least_partition")
+        assert abs(found.value - least) < Z * found.stderr, name
+        before_data = found.value + data * (name == "least_partition")
         assert found.stderr < 0.1 * before_data, f"{name}: too vague to fail"
-    assert exact["least_balanced"] < exact["least_one_view"] < standard
+    assert exact["least_balanced"] < exact["least_one_view"] < 1
+
+
+@pytest.mark.long
+@pytest.mark.statistical
+def test_intervals_from_few_random_rows_hold_the_truth():
+    trials = 120
+    for name, found in coverage(trials, 12).items():
+        assert_covers(found["held"], trials - found["none"], name)
+        assert found["none"] <= 0.4 * trials * name.startswith("share"), name
+    short = coverage(trials, 12, half_an_error)
+    for name, found in short.items():
+        with pytest.raises(AssertionError):
+            assert_covers(found["held"], trials - found["none"], name)
 
 
 def test_masks_are_those_of_the_gradients():

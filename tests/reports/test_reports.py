@@ -423,6 +423,8 @@ def test_what_a_of_the_gradient_is_made_of_is_in_the_page_and_printed(tmp_path):
     shown = page(tmp_path)
     assert made.title in shown
     assert least.title in shown
+    data["gradient"]["split"]["share_of_targets"] |= {"stderr": None}
+    assert mask_tables(data)[0].rows[1][2] == "0.581, no interval", "it is not exact"
     del data["gradient"]["split"]
     assert mask_tables(data) == []
     data["gradient"]["split"] = {"targets": 0.5}

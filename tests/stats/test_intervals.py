@@ -6,7 +6,9 @@ import math
 
 import pytest
 
-from stabledllm.stats.intervals import of_sum, of_variance
+from stabledllm.reports import numbers
+from stabledllm.stats.estimate import Estimate
+from stabledllm.stats.intervals import UNKNOWN, of_sum, of_variance
 
 
 @pytest.mark.parametrize("stderr", [2.1, 1e6, 1e200])
@@ -23,3 +25,12 @@ def test_a_variance_of_few_draws_has_a_wide_one():
 def test_sums_of_enormous_intervals_do_not_overflow():
     low, high = of_sum([(1.0, (0.5, 1e200)), (2.0, (1.0, 1e250))])
     assert (low, high) == (pytest.approx(3 - math.hypot(0.5, 1.0)), pytest.approx(1e250))
+
+
+def test_an_unknown_interval_is_stored_as_no_error():
+    """A reader makes value ± 1.96 errors of what has no ends of its own."""
+    stored = Estimate(value=2.0, stderr=0.5, n=9, ends=UNKNOWN).as_dict()
+    assert stored["stderr"] is None
+    assert "ci_low" not in stored
+    assert numbers.estimate(stored) == "2.00"
+    assert Estimate(value=2.0, stderr=0.5, n=9, ends=(1.0, 4.0)).as_dict()["stderr"] == 0.5

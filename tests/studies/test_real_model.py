@@ -11,7 +11,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from studies.real_model import page, parts, problems, results, sizes, study, tables, verdicts
+import torch
+from studies.real_model import page, parts, problems, results, row_nll, sizes, study, tables, verdicts
 
 from stabledllm.config import load_recipe
 from stabledllm.errors import UserError
@@ -136,6 +137,7 @@ def test_a_cpu_without_instructions_for_bfloat16_computes_in_float32(tmp_path, m
     monkeypatch.setattr(parts, "emulates", lambda dtype: emulated)
     monkeypatch.setattr(parts, "stabledllm", lambda *words: said.append([str(word) for word in words]))
     made = parts.Study(tmp_path, getattr(sizes, size), tmp_path)
+    monkeypatch.setattr(parts.Study, "_write_familiar", lambda self, models: None)
     (tmp_path / "finetune" / "original").mkdir(parents=True)
     made._adapt_one("shift")
     made._experiment("original", 1)
@@ -261,7 +263,7 @@ def test_a_conclusion_holds_where_the_interval_lies_on_its_side(toy, real, told)
 def test_the_claims_lie_on_the_sides_that_the_toy_showed():
     """Each final NLL's claim holds on the toy, so that 'yes' means the same on the real model."""
     summary = [
-        {"method": method, "metric": "validation_nll", "sd_versus_standard": None}
+        {"method": method, "metric": results.FAMILIAR_NLL, "sd_versus_standard": None}
         | {"versus_standard": {"difference": side, "ci_low": side - 0.1, "ci_high": side + 0.1}}
         for method, side in {"mirror": 1, "ppots+mirror": 1, "ppots": -1, "lowdisc+fixedcount": -1}.items()
     ]
@@ -304,6 +306,73 @@ def test_every_number_has_its_interval_and_the_probe_is_counted():
     assert dict(zip(head, ppots, strict=False))["probe's"] == "256"
 
 
+def run_of(method: str, seed: int, held_out: float, familiar: float | None) -> dict:
+    metrics = {"validation_nll": {"value": held_out}}
+    metrics |= {} if familiar is None else {results.FAMILIAR_NLL: {"value": familiar}}
+    return {"method": method, "seed": seed, "metrics": metrics, "forward_passes": 4, "probe_forward_passes": 0}
+
+
+def test_familiar_templates_have_statistics_of_their_own():
+    runs = [run_of("standard", seed, 2.0 + seed, 1.0 + seed) for seed in (1, 2)]
+    runs += [run_of("mirror", 1, 3.5, 1.5), run_of("mirror", 2, 4.0, 2.5), run_of("ppots", 1, 3.0, None)]
+    summary = results.over_seeds(runs)
+    found = {(e["method"], e["metric"]): e for e in summary}
+    assert found["mirror", "validation_nll"]["versus_standard"]["difference"] == pytest.approx(0.25)
+    assert found["mirror", results.FAMILIAR_NLL]["versus_standard"]["difference"] == pytest.approx(-0.5)
+    assert ("ppots", results.FAMILIAR_NLL) not in found
+    table = tables.experiment_table({"untuned": runs[0]["metrics"], "runs": runs, "summary": summary}, None)
+    head, _, *lines = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines())
+    assert {len(line) for line in lines} == {len(head)}
+    place = head.index("NLL, new rows of the training templates")
+    shown = {line[0]: line[place : place + 2] for line in lines}
+    assert shown["untuned, as adapted"] == ["2.0000", ""]
+    assert shown["`mirror`"][0].startswith("2.0000 (")
+    assert shown["`mirror`"][1].startswith("-0.5000")
+    assert shown["`ppots`"] == ["", ""]
+
+
+def test_every_fine_tuned_model_is_measured_once_before_it_goes(tmp_path, monkeypatch):
+    made = parts.Study(tmp_path, sizes.REHEARSAL, tmp_path)
+    monkeypatch.setattr(parts.Study, "best", lambda self: "shift")
+    compute, measured = tmp_path / "finetune" / "compute", []
+
+    def experiment(*words: object) -> None:
+        (run := compute / "runs" / "standard" / "seed-1").mkdir(parents=True, exist_ok=True)
+        (run / "run.json").touch()
+        (run / "model").mkdir()
+
+    def measure(model: Path, data, draws: int):
+        measured.append(model)
+        assert model != compute / "runs" / "standard" / "seed-1" / "model" or model.is_dir()
+        assert data.train.endswith("measure.jsonl")
+        assert data.train_rows == sizes.REHEARSAL.familiar
+        return torch.tensor([1.0, 2.0])
+
+    monkeypatch.setattr(parts, "stabledllm", experiment)
+    monkeypatch.setattr(row_nll, "nll_of_rows", measure)
+    for _ in range(2):
+        made._experiment("compute", 1)
+    assert measured == [tmp_path / "adapt" / "shift" / "model", compute / "runs" / "standard" / "seed-1" / "model"]
+    assert not (compute / "runs" / "standard" / "seed-1" / "model").exists()
+    assert results._familiar(compute)[results.FAMILIAR_NLL]["value"] == 1.5
+
+
+def test_equal_steps_take_over_what_equal_compute_measured(tmp_path, monkeypatch):
+    made = parts.Study(tmp_path, sizes.REHEARSAL, tmp_path)
+    monkeypatch.setattr(parts.Study, "best", lambda self: "shift")
+    monkeypatch.setattr(parts.Study, "_write_familiar", lambda self, models: None)
+    monkeypatch.setattr(parts, "stabledllm", lambda *words: None)
+    compute, steps = (tmp_path / "finetune" / name for name in ("compute", "steps"))
+    compute.mkdir(parents=True)
+    for name in ("untuned.json", "p_of_t_ppots.json", "p_of_t_ppots_mirror.json"):
+        (compute / name).write_text(name)
+    made._experiment("steps", 1)
+    assert sorted(path.name for path in steps.glob("*.json")) == ["p_of_t_ppots_mirror.json", "untuned.json"]
+    (steps / "untuned.json").write_text("its own")
+    made._experiment("steps", 2)
+    assert (steps / "untuned.json").read_text() == "its own"
+
+
 def test_rows_take_turns_over_the_templates():
     rows = [{"origin": f"x row {i} (gsm_symbolic template {i // 3})"} for i in range(6)]
     assert [problems.template_of(row)[-1] for row in problems.by_turns(rows)] == ["0", "1"] * 3
@@ -325,6 +394,9 @@ def test_a_rehearsal_from_end_to_end(tmp_path, monkeypatch):
     assert set(found["noise"]) == set(tables.MEASURED)
     assert found["noise"]["original"]["loss"]["mask_pattern"]["value"] == 0, "no masks: C alone"
     assert {run["seed"] for run in found["finetune"]["compute"]["runs"]} == {1, 2}
+    for name in ("compute", "steps", "original"):
+        measured = [run["metrics"] for run in found["finetune"][name]["runs"]] + [found["finetune"][name]["untuned"]]
+        assert all(math.isfinite(metrics[results.FAMILIAR_NLL]["value"]) for metrics in measured), name
     spent = {
         (r["method"], name): r["forward_passes"]
         for name in ("compute", "steps")

@@ -12,7 +12,8 @@ Legend: a rows, b cells of t, Q blocks of coordinates.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -22,13 +23,17 @@ from stabledllm.gradient.floor import MeanOfRows, mean_in_cells
 from stabledllm.gradient.nested_masks import NestedMasks
 from stabledllm.gradient.predicted import data_noise
 from stabledllm.gradient.profile import GradientProfile
-from stabledllm.gradient.projected import estimate
+from stabledllm.gradient.projected import estimate, projection_error
 from stabledllm.stats.estimate import Estimate
+from stabledllm.stats.intervals import Ends, of_positive, of_ratio, widest
 
 
 @dataclass(frozen=True)
 class MaskSplit:
-    """The split of A of Standard's gradient, and the least noise of each class of estimator, with standard errors.
+    """The split of A of Standard's gradient, and the least noise of each class of estimator, with intervals.
+
+    Those of the parts are Student's, of shares Fieller's (unknown where A itself may be 0); those of the least noise
+    cover Student's and that on the scale of logarithms, since few rows often show too little of it.
 
     >>> from stabledllm.gradient.example import example_nested
     >>> split = split_masks(example_nested())
@@ -82,7 +87,9 @@ def split_masks(nested: NestedMasks) -> MaskSplit:
         return estimate(lambda keep: [part[:, keep].mean(1)], rows, UNIT)
 
     def share(part: Tensor) -> Estimate:
-        return estimate(lambda keep: [part[:, keep].mean(1), whole[:, keep].mean(1)], rows, "of A", ratio_of)
+        found = estimate(lambda keep: [part[:, keep].mean(1), whole[:, keep].mean(1)], rows, "of A", ratio_of)
+        fieller = of_ratio(found.value, lambda r: _ends_of_mean(part - r * whole))
+        return replace(found, ends=(fieller.ci_low, min(fieller.ci_high, 1.0)))
 
     def least(cells: Tensor) -> Estimate:
         def over_standard(cell: Tensor, standard: Tensor) -> float:
@@ -91,7 +98,7 @@ def split_masks(nested: NestedMasks) -> MaskSplit:
         def parts_of(keep: Tensor) -> list[Tensor]:
             return [cells[:, keep].mean(1), standard(keep)]
 
-        return estimate(parts_of, rows, "of Standard's", over_standard)
+        return _as_least(estimate(parts_of, rows, "of Standard's", over_standard))
 
     def standard(keep: Tensor) -> Tensor:
         return (whole + nested.rate)[:, keep].mean(1)
@@ -107,7 +114,7 @@ def split_masks(nested: NestedMasks) -> MaskSplit:
             cell = (nested.in_partition + own)[:, keep].mean(1)
             return [cell, shared(keep), views, data(keep), standard(keep)]
 
-        return estimate(parts_of, rows, "of Standard's", over_standard)
+        return _as_least(estimate(parts_of, rows, "of Standard's", over_standard))
 
     return MaskSplit(
         **{name: mean(part) for name, part in parts.items()},
@@ -117,6 +124,21 @@ def split_masks(nested: NestedMasks) -> MaskSplit:
         least_partition=least_partition(),
         forwards=nested.forwards,
     )
+
+
+def _as_least(found: Estimate) -> Estimate:
+    """The estimate of a least noise, with the interval that covers both forms, from 0 on."""
+    if not found.value > 0:
+        return found
+    low, high = widest(found.interval(), of_positive(found.value, found.stderr, found.n - 1))
+    return replace(found, ends=(max(low, 0.0), high))
+
+
+def _ends_of_mean(values: Tensor) -> Ends:
+    """Student's interval of a mean over rows, from values (Q, a): errors of rows and of blocks add up in quadrature."""
+    of_rows = float(values.mean(0).std()) / values.shape[1] ** 0.5
+    error = math.hypot(of_rows, projection_error([values.mean(1)]))
+    return Estimate(value=float(values.mean()), stderr=error, n=values.shape[1]).interval()
 
 
 def _square_of_cells(profile: GradientProfile) -> Tensor:

@@ -29,11 +29,12 @@ class Estimate:
     def as_dict(self) -> dict:
         """The JSON form, ``{"value", "stderr", "n", "unit"}`` with NaN as null.
 
-        ``ci_low`` and ``ci_high`` are added where the 95 % interval is not ``value ± 1.96 stderr``.
+        ``ci_low`` and ``ci_high`` are added where the 95 % interval is not ``value ± 1.96 stderr``; where it is unknown
+        ``stderr`` is so too, as a reader would make an interval of it.
         """
-        out = {"value": self.value, "stderr": self.stderr, "n": self.n, "unit": self.unit}
-        ends, plain = self.interval(), 1.96 * self.stderr
-        if math.isfinite(plain) and any(abs(abs(end - self.value) - plain) > 0.02 * plain for end in ends):
+        stderr = math.nan if math.isnan(sum(ends := self.interval())) else self.stderr
+        out = {"value": self.value, "stderr": stderr, "n": self.n, "unit": self.unit}
+        if any(abs(abs(end - self.value) - 1.96 * stderr) > 0.02 * 1.96 * stderr for end in ends):
             out |= {"ci_low": ends[0], "ci_high": ends[1]}
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in out.items()}
 

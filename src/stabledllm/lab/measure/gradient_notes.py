@@ -77,9 +77,10 @@ def note_of_split(split: MaskSplit) -> str:
 
 
 def _least(part: Estimate) -> str:
-    """An estimate that cannot be negative, with its error where that is known."""
-    error = f" ± {part.stderr:.2g}" if math.isfinite(part.stderr) else ""
-    return f"{max(part.value, 0.0):.3g}{error}"
+    """An estimate that cannot be negative, with its interval where that is known."""
+    low, high = part.interval()
+    around = "" if math.isnan(low + high) else f" ({max(low, 0.0):.2g} to {high:.2g})"
+    return f"{max(part.value, 0.0):.2g}{around}"
 
 
 def rows_note(shape: float, what: str = "rows") -> str:
