@@ -16,8 +16,9 @@ class Size:
         seeds: of every row. multiples: of Standard's forwards, for the curve that compute saved is read off.
         rows: test rows, whose likelihood under the decoder is taken too.
         lows: the lowest mask ratio of windows up to 1, for the first ``few`` seeds.
-        more: overrides of every recipe. grid: of that of the part on stability. real, real_more: seeds and overrides of
-            the part real.
+        more: overrides of every recipe. grid: of that of the part on stability.
+        real: seeds of the part real; real_more: its overrides; real_rows, real_multiples: the rows that it trains, and
+            the multiples of Standard's forwards for its curve.
     """
 
     rates: tuple[str, ...] = ("1e-3", "2e-3", "4e-3")
@@ -31,11 +32,13 @@ class Size:
     grid: tuple[str, ...] = ()
     real: tuple[int, ...] = (1, 2, 3)
     real_more: tuple[str, ...] = ()
+    real_rows: tuple[str, ...] = ("standard", "lowdisc+fixedcount", "window-generation", "masked-mean")
+    real_multiples: tuple[float, ...] = (0.5, 1.5)
 
 
 FULL = Size()
 SMALL = Size(
     rates=("1e-3", "2e-3"), seeds=(1, 2), tuning=(101,), multiples=(2,), rows=4, lows=(0.7,), few=2, more=REHEARSAL,
     grid=("learning_rates=[1e-3,4e-3]", "max_grad_norms=[1]", "seeds=[1,2]"),
-    real=(1, 2), real_more=("base.steps=2", "base.data.validation_rows=2", "base.data.test_rows=1"),
+    real=(1, 2), real_more=("base.steps=2", "base.data.validation_rows=2"), real_multiples=(2,),
 )  # fmt: skip

@@ -1,10 +1,10 @@
 """Which objective, which noise, which likelihood: every objective with its own noise and with less, at equal compute.
 
     python -m studies.objectives.study                    everything, resumable; some 550 runs of a minute,
-                                                          and 54 longer ones of the real model
+                                                          and 18 of ten of a real model
     python -m studies.objectives.study --only tune        one part: tune, final, likelihood, quarters, windows,
                                                           stability, real or page
-    python -m studies.objectives.study --real FOLDER      where studies/real_model has adapted its model (the part real)
+    python -m studies.objectives.study --real FOLDER      where studies/real_model has converted its model
     python -m studies.objectives.study --jobs 2           so many training runs at the same time
     python -m studies.objectives.study --rehearse         every part with two seeds of two steps, in --out alone
 
@@ -24,15 +24,15 @@ from statistics import fmean
 
 from studies.objectives.rows import BASE, LESS, ROWS, STANDARD, Row, budget
 from studies.objectives.sizes import FULL, SMALL, Size
-from studies.real_model.parts import in_float32, nll_of
+from studies.real_model.parts import in_float32
 
 from stabledllm.experiment.spread import values_of
 from stabledllm.runtime.files import read_json, write_json
 
 HERE = Path(__file__).parent
-RECIPE, GRID = (HERE / "recipes" / f"{name}.yaml" for name in ("shipped", "rates"))
-REAL = HERE.parent / "real_model" / "recipes" / "finetune.yaml"
-"""Of the fine-tuning of a real model: its steps, learning rate and decoding."""
+RECIPE, GRID, REAL = (HERE / "recipes" / f"{name}.yaml" for name in ("shipped", "rates", "real"))
+REAL_ROWS = {"train": "adapt", "validation": "held_out"}
+"""The files of ``studies/real_model`` that the real model is trained and looked at on."""
 METRIC = "validation_nll"
 KEPT = ("method", "seed", "learning_rate", "max_grad_norm", "status", "metrics", "averages", "outlier_steps",
         "forward_passes", "steps", "seconds")  # fmt: skip
@@ -140,16 +140,17 @@ class Study:
         command("experiment", GRID, *words, "--jobs", self.jobs)
 
     def on_real_model(self) -> None:
-        """Every row from the converted and adapted model of ``studies/real_model``, where that study has made it."""
-        run = adapted(self.real)
-        if run is None:
-            print(f"{self.real}: no adapted model there, which studies/real_model makes; the part real is left out")
+        """The first steps of a converted model's adaptation by some rows, where ``studies/real_model`` converted it."""
+        model = self.real / "models" / "shift"
+        if not model.is_dir():
+            print(f"{self.real}: no converted model there, which studies/real_model makes; the part real is left out")
             return
-        rows = {"train": "tune", "validation": "held_out", "test": "problems"}
-        more = [f"base.data.{key}=gsm8k:{self.real / 'text' / name}.jsonl" for key, name in rows.items()]
-        more += [f"base.model={run / 'model'}", *in_float32("base.trainer.bf16=false"), *self.size.real_more]
+        more = [f"base.data.{key}=gsm8k:{self.real / 'text' / name}.jsonl" for key, name in REAL_ROWS.items()]
+        more += [f"base.model={model}", *in_float32("base.trainer.bf16=false"), *self.size.real_more]
         for row in ROWS:
-            self._experiment(self.folder("real", row), row, self.size.real, *more, recipe=REAL)
+            if row.name in self.size.real_rows:
+                curve = [f"standard_at={_list(self.size.real_multiples)}"] if row == BASE else []
+                self._experiment(self.folder("real", row), row, self.size.real, *more, *curve, recipe=REAL)
 
     def _experiment(self, out: Path, row: Row, seeds: Iterable[int], *more: str, recipe: Path = RECIPE) -> None:
         words = [f"methods=[{row.method}]", f"seeds={_list(seeds)}", f"out={out}"]
@@ -195,10 +196,7 @@ class Study:
                 found = read_json(file)
                 record["rows"][row.name] = {
                     "learning_rate": found["config"]["base"]["trainer"]["learning_rate"],
-                    "runs": [
-                        _kept(run) | self._beside(row, run)
-                        for run in (*found["runs"], *found.get("reference_runs", ()))
-                    ],
+                    "runs": [_kept(run) | self._beside(row, run) for run in _all_runs(found)],
                 }
                 record |= {name: found[name] for name in ("versions", "device", "untuned")}
         if (file := self.out / UNTUNED).is_file():
@@ -215,7 +213,7 @@ class Study:
     def _gathered_real(self) -> dict:
         found = {row: self.folder("real", row) / "results.json" for row in ROWS}
         found = {row.name: read_json(file) for row, file in found.items() if file.is_file()}
-        rows = {name: {"runs": [_kept(run) for run in record["runs"]]} for name, record in found.items()}
+        rows = {name: {"runs": [_kept(run) for run in _all_runs(record)]} for name, record in found.items()}
         about = next(({key: record[key] for key in ("device", "untuned")} for record in found.values()), {})
         return {"seeds": len(self.size.real), "rows": rows} | about
 
@@ -246,14 +244,13 @@ def best_rate(found: dict[str, list[float]]) -> str:
     return min((rate for rate in found if len(found[rate]) == most), key=lambda r: (fmean(found[r]), float(r)))
 
 
-def adapted(folder: Path) -> Path | None:
-    """The run in the folder of ``studies/real_model`` that adapted a converted model best; None where none is whole."""
-    arms = [run.parent for run in folder.glob("adapt/*/run.json") if (run.parent / "model").is_dir()]
-    return min((arm for arm in arms if arm.name != "random"), key=nll_of, default=None)
-
-
 def _list(values: Iterable[object]) -> str:
     return f"[{','.join(map(str, values))}]"
+
+
+def _all_runs(record: dict) -> list[dict]:
+    """An experiment's runs, and those of Standard at other budgets."""
+    return [*record["runs"], *record.get("reference_runs", ())]
 
 
 def _kept(run: dict) -> dict:
