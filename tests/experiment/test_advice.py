@@ -87,3 +87,8 @@ def test_in_short_begins_with_what_to_do(tmp_path):
 @pytest.mark.parametrize(("at_once", "text"), [(1, "about 200 s"), (2, "2 at a time"), (9, "4 at a time")])
 def test_how_long_is_said(at_once, text):
     assert text.replace("200 s", "3 min") in sentence([100] * 4, 0.5, at_once)
+
+
+def test_one_run_of_one_step_is_said_so():
+    assert "to train one run of 1 step at 2 s" in sentence([1], 2.0, 1)
+    assert "to train 2 runs of 2 to 5 steps at 2 s" in sentence([2, 5], 2.0, 1)

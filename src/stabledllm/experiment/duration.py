@@ -18,10 +18,11 @@ def sentence(steps: Sequence[int], seconds_of_step: float, jobs: int) -> str:
     """About how long the training of runs of so many steps each will take, ``jobs`` at a time."""
     runs, fewest, most = len(steps), min(steps), max(steps)
     seconds = seconds_of_step * sum(steps) / min(jobs, runs)
-    of = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    each = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    what = f"{'one run' if runs == 1 else f'{runs} runs'} of {each} step{'' if most == 1 else 's'}"
     beside = f", {min(jobs, runs)} at a time" if min(jobs, runs) > 1 else ""
     return (
-        f"about {duration(max(seconds, 1))} to train {runs} runs of {of} steps at {seconds_of_step:.2g} s a step"
+        f"about {duration(max(seconds, 1))} to train {what} at {seconds_of_step:.2g} s a step"
         f"{beside}; the final evaluations come on top"
     )
 

@@ -89,7 +89,7 @@ def split_masks(nested: NestedMasks) -> MaskSplit:
     def share(part: Tensor) -> Estimate:
         found = estimate(lambda keep: [part[:, keep].mean(1), whole[:, keep].mean(1)], rows, "of A", ratio_of)
         fieller = of_ratio(found.value, lambda r: _ends_of_mean(part - r * whole))
-        return replace(found, ends=(fieller.ci_low, min(fieller.ci_high, 1.0)))
+        return replace(found, ends=(min(fieller.ci_low, 1.0), min(fieller.ci_high, 1.0)))
 
     def least(cells: Tensor) -> Estimate:
         def over_standard(cell: Tensor, standard: Tensor) -> float:
