@@ -13,10 +13,11 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from studies.real_model.problems import SYSTEM, write_halves, write_problems
+from studies.real_model.problems import SYSTEM, write_familiar_rows, write_halves, write_problems
 from studies.real_model.sizes import Sizes
 
 from stabledllm.runtime.device import emulates
+from stabledllm.runtime.files import copy
 
 if TYPE_CHECKING:
     from stabledllm.config.settings import DataSettings
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 RECORD, ROWS = "decomposition.json", "rows.json"
 FAMILIAR = "familiar.json"
-"""Beside a fine-tuned model: its NLL on new rows of the templates that it was trained on."""
+"""Beside a fine-tuned model: its NLL on new rows of the templates that the training rows come from."""
 PRECISIONS = {"float32": "trainer.bf16=false", "bfloat16": "trainer.bf16=true"}
 DONE = "seeds-to-{}.done"
 PAPER = ("standard", "ppots", "mirror", "ppots+mirror")
@@ -159,11 +160,10 @@ class Study:
         models["original"] = self.out / "models" / "original"
         write_row_nll(models, self._rows_of("held_out"), self.out / "adapt" / ROWS)
 
-    def _rows_of(self, name: str, rows: int | None = None) -> DataSettings:
+    def _rows_of(self, name: str) -> DataSettings:
         from stabledllm.config.settings import DataSettings
 
-        data = {"train": self.text(name), "max_len": self.sizes.longest, "system_prompt": SYSTEM}
-        return DataSettings(**data, train_rows=rows)
+        return DataSettings(train=self.text(name), max_len=self.sizes.longest, system_prompt=SYSTEM)
 
     def best(self) -> str:
         """The pretrained arm that ends with the lowest NLL on the held-out rows."""
@@ -269,7 +269,9 @@ class Study:
     def _write_familiar(self, models: dict[Path, Path]) -> None:
         from studies.real_model.row_nll import write_familiar
 
-        write_familiar(models, self._rows_of("measure", self.sizes.familiar))
+        if not (self.out / "text" / "familiar.jsonl").is_file():
+            write_familiar_rows(self.out / "text", self.sizes.familiar)
+        write_familiar(models, self._rows_of("familiar"))
 
     def _share_with(self, out: Path) -> None:
         """What is measured once for the experiments at equal compute and at equal steps alike: the same model and rows.
@@ -279,7 +281,7 @@ class Study:
         out.mkdir(parents=True, exist_ok=True)
         for name in ("untuned.json", FAMILIAR, "p_of_t_ppots_mirror.json"):
             if (file := self.out / "finetune" / "compute" / name).is_file() and not (out / name).is_file():
-                shutil.copy(file, out / name)
+                copy(file, out / name)
 
 
 def in_float32(override: str) -> list[str]:

@@ -29,7 +29,7 @@ _TEMPLATE = re.compile(r"\((.* template \d+)\)$")
 
 @dataclass(frozen=True)
 class File:
-    """A file of rows: its split and its seed, so that no file has another's rows."""
+    """A file of rows: its split and its seed; files of one split have templates in common, and by chance a row."""
 
     split: str
     seed: int
@@ -72,11 +72,29 @@ def write_problems(folder: Path, source: str, sizes: dict[str, int], tokenizer: 
 
 def write_halves(folder: Path, tokenizer: HFTokenizer) -> None:
     """Write the rows of ``measure.jsonl`` with the shorter responses to one file, those with the longer to another."""
-    rows = [json.loads(line) for line in (folder / "measure.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = _read(folder / "measure.jsonl")
     rows.sort(key=lambda row: len(tokenizer.encode(row["answer"])))
     half = len(rows) // 2
     write_jsonl(folder / "measure_short.jsonl", rows[:half])
     write_jsonl(folder / "measure_long.jsonl", rows[half:])
+
+
+def write_familiar_rows(folder: Path, count: int) -> None:
+    """Write the last ``count`` rows of ``measure.jsonl`` that no training file has to ``familiar.jsonl``.
+
+    They are of the training rows' templates. The first rows of the file are those that a learning rate was chosen by.
+
+    Raises:
+        UserError: there are not so many.
+    """
+    rows = {name: _read(folder / f"{name}.jsonl") for name in ("measure", "adapt", "tune")}
+    seen = {row["question"] for name in ("adapt", "tune") for row in rows[name]}
+    new = [row for row in rows["measure"] if row["question"] not in seen]
+    if len(new) < count:
+        raise UserError(
+            f"{folder / 'measure.jsonl'}: expected {count} rows that are no training rows, found {len(new)}"
+        )
+    write_jsonl(folder / "familiar.jsonl", new[-count:])
 
 
 def templates_of(folder: Path, source: str, name: str) -> list[str]:
@@ -85,7 +103,7 @@ def templates_of(folder: Path, source: str, name: str) -> list[str]:
     Raises:
         UserError: the task does not draw these rows, as another version of its package.
     """
-    rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = _read(folder / f"{name}.jsonl")
     drawn = rows_of(source, FILES[name], DRAWN * len(rows))
     templates = {_written(row)["question"]: template_of(row) for row in drawn}
     missing = next((place for place, row in enumerate(rows, 1) if row["question"] not in templates), None)
@@ -129,6 +147,10 @@ def tokens_of(row: dict, tokenizer: HFTokenizer) -> int:
     """The length of the whole row, with its end token."""
     messages = [{"role": "system", "content": SYSTEM}, *row["messages"]]
     return len(tokenizer.chat(messages[:-1])) + len(tokenizer.encode(row["messages"][-1]["content"])) + 1
+
+
+def _read(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def _written(row: dict) -> dict:

@@ -21,7 +21,7 @@ from stabledllm.runtime.files import write_json
 DRAWS = 4
 """Views of each held-out row of an arm."""
 FAMILIAR_DRAWS = 2
-"""Views of each such row: the rows differ far more than the draws of one."""
+"""Views of each such row, the same for every model, so that their noise is in no difference of two."""
 
 
 @torch.no_grad()
@@ -29,7 +29,7 @@ def nll_of_rows(model: Path, data: DataSettings, draws: int) -> Tensor:
     """A model's NLL of each row of ``data``, in nats per response token."""
     loaded = load_model(str(model))
     place(loaded.model)
-    rows, _ = load_rows(data.train, loaded.tokenizer, data, "train", data.train_rows)
+    rows, _ = load_rows(data.train, loaded.tokenizer, data, "train", None)
     return row_nll(LossMeter(loaded, rows, Objective()), draws)
 
 

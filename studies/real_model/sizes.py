@@ -16,8 +16,7 @@ class Sizes:
         rows: of text, by the file that :mod:`problems` writes.
         adapt: overrides of ``recipes/adapt.yaml``. finetune: of ``recipes/finetune.yaml``.
         arms: the conversions that part 1 compares. seeds: of part 3.
-        familiar: rows of ``measure`` whose NLL under every fine-tuned model is taken: new ones of templates that it was
-            trained on.
+        familiar: rows whose NLL under every fine-tuned model is taken: new ones of the training rows' templates.
         decompose: what part 2 measures. lengths: how many rows and draws of it for each response length.
         jobs: commands at the same time, unless told otherwise.
     """

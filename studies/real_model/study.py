@@ -35,6 +35,8 @@ from stabledllm.runtime.files import read_json, write_json
 from stabledllm.runtime.showing import duration
 
 PARTS = ("models", "adapt", "noise", "finetune")
+NEWER = ("familiar",)
+"""Sizes that folders from before them do not say, and that nothing of theirs depends on."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -116,7 +118,7 @@ def _keep_to(out: Path, sizes: Sizes) -> None:
     file, own = out / "sizes.json", json.loads(json.dumps(asdict(sizes) | here))
     if not file.is_file():
         write_json(file, own)
-    elif (found := here | read_json(file) | {"jobs": None}) != own:
+    elif (found := here | {key: own[key] for key in NEWER} | read_json(file) | {"jobs": None}) != own:
         keys = ", ".join(key for key in own if found.get(key) != own[key])
         raise Stopped(f"{out}: expected a study of the same sizes, found others ({keys}); take another --out.")
 

@@ -193,17 +193,19 @@ def method_lines(experiment: dict, mark: str = "") -> Iterable[Sequence[object]]
             *_mean_and_difference(nll, 4),
             interval(spread_of(nll), places=4),
             _spread_over_standard(nll),
-            *_mean_and_difference(familiar, 4),
+            *_mean_and_difference(familiar, 4, nll["n"]),
             _spread_over_standard(familiar),
             *_mean_and_difference(accuracy, 3),
         )
 
 
-def _mean_and_difference(entry: dict | None, places: int) -> tuple[str, str]:
+def _mean_and_difference(entry: dict | None, places: int, seeds: int | None = None) -> tuple[str, str]:
+    """A metric's mean, with its seeds where they are not so many, and its difference from Standard's."""
     if not entry:
         return "", ""
-    versus = entry["versus_standard"]
-    return interval(entry, "mean", places), interval(versus, "difference", places, sign=True) if versus else ""
+    mean, versus = interval(entry, "mean", places), entry["versus_standard"]
+    mean += f", {entry['n']} seeds" if seeds not in (None, entry["n"]) else ""
+    return mean, interval(versus, "difference", places, sign=True) if versus else ""
 
 
 def _spread_over_standard(entry: dict | None) -> str:

@@ -163,6 +163,17 @@ def test_a_folder_from_before_precisions_were_kept_is_taken(tmp_path):
     study._keep_to(tmp_path, sizes.CPU)
 
 
+def test_a_folder_from_before_familiar_rows_is_taken_and_another_number_of_them_refused(tmp_path):
+    study._keep_to(tmp_path, sizes.CPU)
+    stored = json.loads((tmp_path / "sizes.json").read_text())
+    (tmp_path / "sizes.json").write_text(json.dumps(stored | {"familiar": 7}))
+    with pytest.raises(study.Stopped, match=r"found others \(familiar\)"):
+        study._keep_to(tmp_path, sizes.CPU)
+    del stored["familiar"]
+    (tmp_path / "sizes.json").write_text(json.dumps(stored))
+    study._keep_to(tmp_path, sizes.CPU)
+
+
 def test_a_folder_of_another_precision_is_refused(tmp_path, monkeypatch):
     for emulated in (False, False, True):
         monkeypatch.setattr(parts, "emulates", lambda dtype, emulated=emulated: emulated)
@@ -344,10 +355,15 @@ def test_every_fine_tuned_model_is_measured_once_before_it_goes(tmp_path, monkey
     def measure(model: Path, data, draws: int):
         measured.append(model)
         assert model != compute / "runs" / "standard" / "seed-1" / "model" or model.is_dir()
-        assert data.train.endswith("measure.jsonl")
-        assert data.train_rows == sizes.REHEARSAL.familiar
+        lines = Path(data.train.partition(":")[2]).read_text().splitlines()
+        assert [json.loads(line)["question"] for line in lines] == ["4", "6", "7", "8"], "the last that are new"
         return torch.tensor([1.0, 2.0])
 
+    questions = {"measure": range(9), "adapt": [5], "tune": [20]}
+    (tmp_path / "text").mkdir()
+    for name, numbers in questions.items():
+        rows = [json.dumps({"question": str(number), "answer": "a"}) for number in numbers]
+        (tmp_path / "text" / f"{name}.jsonl").write_text("\n".join(rows))
     monkeypatch.setattr(parts, "stabledllm", experiment)
     monkeypatch.setattr(row_nll, "nll_of_rows", measure)
     for _ in range(2):
@@ -355,6 +371,13 @@ def test_every_fine_tuned_model_is_measured_once_before_it_goes(tmp_path, monkey
     assert measured == [tmp_path / "adapt" / "shift" / "model", compute / "runs" / "standard" / "seed-1" / "model"]
     assert not (compute / "runs" / "standard" / "seed-1" / "model").exists()
     assert results._familiar(compute)[results.FAMILIAR_NLL]["value"] == 1.5
+
+
+def test_too_few_new_rows_are_one_sentence(tmp_path):
+    for name in ("measure", "adapt", "tune"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"question": "1", "answer": "a"}))
+    with pytest.raises(UserError, match=r"measure\.jsonl: expected 2 rows that are no training rows, found 0"):
+        problems.write_familiar_rows(tmp_path, 2)
 
 
 def test_equal_steps_take_over_what_equal_compute_measured(tmp_path, monkeypatch):
