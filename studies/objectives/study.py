@@ -140,9 +140,9 @@ class Study:
         command("experiment", GRID, *words, "--jobs", self.jobs)
 
     def on_real_model(self) -> None:
-        """The first steps of a converted model's adaptation by some rows, where ``studies/real_model`` converted it."""
+        """A short adaptation of a converted model by some rows, where ``studies/real_model`` converted it."""
         model = self.real / "models" / "shift"
-        if not model.is_dir():
+        if not (model.is_dir() and (self.real / "text" / "text.json").is_file()):
             print(f"{self.real}: no converted model there, which studies/real_model makes; the part real is left out")
             return
         more = [f"base.data.{key}=gsm8k:{self.real / 'text' / name}.jsonl" for key, name in REAL_ROWS.items()]

@@ -9,6 +9,7 @@ import math
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -42,23 +43,36 @@ def measured(rows: int, seed: int) -> tuple[MaskSplit, np.ndarray]:
     return split_masks(nested_masks(meter, profile, seed)), profile.edges.numpy()
 
 
-def coverage(trials: int, rows: int, ends: Callable[[Estimate], Ends] = Estimate.interval) -> dict[str, dict[str, int]]:
+def splits_and_truths(trials: int, rows: int) -> list[tuple[MaskSplit, dict[str, float]]]:
+    """So many measurements, each with what its figures estimate."""
+    found = [measured(rows, seed) for seed in range(trials)]
+    return [(split, truth(KINDS, edges)) for split, edges in found]
+
+
+def of_student(found: Estimate) -> Ends:
+    """Student's interval, whatever the estimate's own."""
+    return replace(found, ends=None).interval()
+
+
+def coverage(
+    found: Sequence[tuple[MaskSplit, dict[str, float]]], ends: Callable[[Estimate], Ends] = Estimate.interval
+) -> dict[str, dict[str, int]]:
     """Of each figure the number of intervals that hold the truth, that lie below or above it, and that are unknown."""
-    found: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(("held", "below", "above", "none"), 0))
-    for seed in range(trials):
-        split, edges = measured(rows, seed)
-        for name, exact in truth(KINDS, edges).items():
+    counts: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(("held", "below", "above", "none"), 0))
+    for split, exact in found:
+        for name, value in exact.items():
             low, high = ends(getattr(split, name))
             unknown = math.isnan(low + high)
-            place = "none" if unknown else "below" if high < exact else "above" if low > exact else "held"
-            found[name][place] += 1
-    return found
+            counts[name]["none" if unknown else "below" if high < value else "above" if low > value else "held"] += 1
+    return counts
 
 
-def main(trials: int = 300, rows: int = 12) -> None:
-    for name, found in coverage(trials, rows).items():
-        known = trials - found["none"]
-        print(f"{name}: {found['held'] / known:.3f} of {known} intervals hold the truth, {found}")
+def main(trials: int = 200, rows: int = 12) -> None:
+    found = splits_and_truths(trials, rows)
+    plain = coverage(found, of_student)
+    print(f"share of {trials} intervals from {rows} rows that hold the truth: of each form, and of Student's")
+    for name, counts in coverage(found).items():
+        print(f"{name}: {counts['held'] / trials:.3f} {counts}, {plain[name]['held'] / trials:.3f} {plain[name]}")
 
 
 if __name__ == "__main__":

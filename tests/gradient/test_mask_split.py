@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from stabledllm.gradient.example import example_meter
-from stabledllm.gradient.mask_split import split_masks
+from stabledllm.gradient.mask_split import ends_of_share, split_masks
 from stabledllm.gradient.nested_masks import MASKS_PER_ROW, NestedMasks, nested_masks
 from stabledllm.gradient.profile import gradient_profile
 from stabledllm.gradient.sketch import ProjectedGradients
 from stabledllm.noise.methods import Method
-from stabledllm.stats.estimate import Estimate
+from stabledllm.stats.estimate import Estimate, student
 from tests.checks.mask_split import (
     data_over_standard,
     exact_parts,
@@ -26,7 +26,7 @@ from tests.checks.mask_split import (
     of_count,
 )
 from tests.checks.moments import assert_covers
-from tests.checks.split_coverage import KINDS, coverage
+from tests.checks.split_coverage import KINDS, coverage, of_student, splits_and_truths
 from tests.checks.statistics import Z, assert_mean
 from tests.fakes.gradients import ToyGradients
 from tests.oracle import Setting, ToyRow, decomposition, toy_row
@@ -149,16 +149,44 @@ def test_intervals_hold_the_truth(many):
 
     def held(name: str, ends=Estimate.interval) -> int:
         found = [ends(getattr(split, name)) for split in splits]
-        return sum(math.isnan(low + high) or low <= truth[name] <= high for low, high in found)
+        return sum(low <= truth[name] <= high for low, high in found)
 
     for name in truth:
         assert_covers(held(name), len(splits), name)
-        with pytest.raises(AssertionError):
-            assert_covers(held(name, half_an_error), len(splits), f"half an error of {name}")
+        if not name.startswith("share"):
+            with pytest.raises(AssertionError):
+                assert_covers(held(name, half_of_it), len(splits), f"half of the interval of {name}")
 
 
-def half_an_error(found: Estimate) -> tuple[float, float]:
-    return found.value - 0.5 * found.stderr, found.value + 0.5 * found.stderr
+def half_of_it(found: Estimate) -> tuple[float, float]:
+    low, high = found.interval()
+    return (found.value + low) / 2, (found.value + high) / 2
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+@pytest.mark.parametrize("seed", range(24))
+def test_the_interval_of_a_share_is_fiellers(blocks, seed):
+    """It spans the shares at which the mean difference is less than a Student quantile of its errors from 0."""
+    draw = torch.Generator().manual_seed(seed)
+    rows = 3 + seed % 7
+    part = torch.randn(blocks, rows, generator=draw).double() * (0.1 + seed % 4) + seed % 5 - 1
+    whole = part + torch.randn(blocks, rows, generator=draw).double() * (0.1 + seed % 3) + seed % 6
+    shares = torch.linspace(0, 1, 10_001, dtype=torch.float64)[:, None, None]
+    difference = part - shares * whole
+    error = difference.mean(1).var(1) / rows + (difference.mean(2).var(1) / blocks if blocks > 1 else 0)
+    held = shares[difference.mean((1, 2)).abs() <= student(rows - 1) * error.sqrt()]
+    low, high = ends_of_share(part, whole)
+    if len(held):
+        assert (low, high) == (pytest.approx(float(held.min()), abs=1e-4), pytest.approx(float(held.max()), abs=1e-4))
+    else:
+        assert low == high
+        assert low in (0, 1)
+
+
+def test_a_share_of_what_may_be_nothing_may_be_anything():
+    part, whole = torch.tensor([[1.0, -2.0, 2.0]]), torch.tensor([[30.0, -40.0, 20.0]])
+    assert ends_of_share(part, whole) == (0, 1)
+    assert ends_of_share(part[:, :1], whole[:, :1]) == (pytest.approx(math.nan, nan_ok=True),) * 2
 
 
 @pytest.mark.statistical
@@ -177,14 +205,14 @@ def test_the_least_of_each_class_equals_enumeration(many):
 @pytest.mark.long
 @pytest.mark.statistical
 def test_intervals_from_few_random_rows_hold_the_truth():
-    trials = 120
-    for name, found in coverage(trials, 12).items():
-        assert_covers(found["held"], trials - found["none"], name)
-        assert found["none"] <= 0.4 * trials * name.startswith("share"), name
-    short = coverage(trials, 12, half_an_error)
-    for name, found in short.items():
-        with pytest.raises(AssertionError):
-            assert_covers(found["held"], trials - found["none"], name)
+    found = splits_and_truths(200, 12)
+    own, plain = coverage(found), coverage(found, of_student)
+    for name in own:
+        assert_covers(own[name]["held"], len(found), name)
+        assert own[name]["none"] == 0
+    missed = [sum(len(found) - one[f"share_of_{name}"]["held"] for name in PARTS[:3]) for one in (own, plain)]
+    assert 2 * missed[0] < missed[1], "Student's interval of a ratio is too short"
+    assert own["least_balanced"]["held"] > plain["least_balanced"]["held"]
 
 
 def test_masks_are_those_of_the_gradients():

@@ -316,7 +316,7 @@ def test_summary_knows_which_way_is_better():
         (est(12.3456, 1.2), "12.3 ± 1.2"),
         (est(-0.03, 0.2), "-0.03 ± 0.20"),
         (est(3.1e-7, 2.2e-8), "(3.10 ± 0.22)e-07"),
-        (est(0.5, None), "0.500"),
+        (est(0.5, None), "0.500, no interval"),
         (est(None, None), "–"),
         (est(15234, 300), "15234 ± 300"),
         (None, "–"),

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from stabledllm.reports import numbers
+from stabledllm.reports.summary import _shares
 from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.intervals import UNKNOWN, of_sum, of_variance
 
@@ -32,5 +33,19 @@ def test_an_unknown_interval_is_stored_as_no_error():
     stored = Estimate(value=2.0, stderr=0.5, n=9, ends=UNKNOWN).as_dict()
     assert stored["stderr"] is None
     assert "ci_low" not in stored
-    assert numbers.estimate(stored) == "2.00"
+    assert numbers.estimate(stored) == "2.00, no interval"
+    assert str(Estimate(value=2.0, stderr=0.5, n=9, ends=UNKNOWN)) == "2 (n=9)"
     assert Estimate(value=2.0, stderr=0.5, n=9, ends=(1.0, 4.0)).as_dict()["stderr"] == 0.5
+
+
+def test_ends_are_stored_where_the_error_is_not_known():
+    stored = Estimate(value=2.0, stderr=math.nan, n=2, ends=(1.0, 4.0)).as_dict()
+    assert (stored["stderr"], stored["ci_low"], stored["ci_high"]) == (None, 1.0, 4.0)
+
+
+def test_a_component_of_unknown_error_is_not_told_apart_from_zero():
+    parts = {name: Estimate(value=3.0, stderr=0.1, n=90).as_dict() for name in ("mask_pattern", "mask_rate", "total")}
+    parts["data"] = Estimate(value=0.3, stderr=0.9, n=90, ends=UNKNOWN).as_dict()
+    told = " ".join(_shares(parts, "loss"))
+    assert "Not told apart from zero: the data (C)." in told
+    assert "0.300, no interval" in told

@@ -116,6 +116,9 @@ def test_the_real_model_is_adapted_by_some_rows(tmp_path, monkeypatch, capsys, s
     assert "no converted model there" in capsys.readouterr().out
     (model := tmp_path / "real" / "models" / "shift").mkdir(parents=True)
     mine.on_real_model()
+    assert not said, "its rows are not written yet"
+    write_json(tmp_path / "real" / "text" / "text.json", {})
+    mine.on_real_model()
     chosen = [row for row in ROWS if row.name in size.real_rows]
     assert len(said) == len(chosen) == len(size.real_rows), "every row that is named is there"
     steps = 30 if size is study.FULL else 2

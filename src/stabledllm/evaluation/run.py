@@ -5,6 +5,7 @@ A killed evaluation continues, on any number of ranks; a finished one is not rep
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,10 +92,8 @@ def _evaluate(settings: EvalSettings, ranks: Ranks, say: Say) -> dict:
     record = record | {"untuned": _untuned(theirs, where, out), "difference": _differences(out, where)}
     for name, value in record["difference"].items():
         changes = f", {value['gained']} gained, {value['lost']} lost" if "gained" in value else ""
-        say(
-            f"{name} minus the untuned model's: {value['value']:+.4g} (95 % {value['ci_low']:+.3g} to "
-            f"{value['ci_high']:+.3g}, paired{changes})"
-        )
+        known = f"95 % {value['ci_low']:+.3g} to {value['ci_high']:+.3g}, " if math.isfinite(value["ci_low"]) else ""
+        say(f"{name} minus the untuned model's: {value['value']:+.4g} ({known}paired{changes})")
     if ranks.rank == 0:
         write_json(out / RESULT, record)
     say(f"wrote {out / RESULT}")

@@ -23,17 +23,17 @@ from stabledllm.gradient.floor import MeanOfRows, mean_in_cells
 from stabledllm.gradient.nested_masks import NestedMasks
 from stabledllm.gradient.predicted import data_noise
 from stabledllm.gradient.profile import GradientProfile
-from stabledllm.gradient.projected import estimate, projection_error
-from stabledllm.stats.estimate import Estimate
-from stabledllm.stats.intervals import Ends, of_positive, of_ratio, widest
+from stabledllm.gradient.projected import estimate
+from stabledllm.stats.estimate import Estimate, student
+from stabledllm.stats.intervals import Ends, of_estimated_ratio
 
 
 @dataclass(frozen=True)
 class MaskSplit:
     """The split of A of Standard's gradient, and the least noise of each class of estimator, with intervals.
 
-    Those of the parts are Student's, of shares Fieller's (unknown where A itself may be 0); those of the least noise
-    cover Student's and that on the scale of logarithms, since few rows often show too little of it.
+    Those of the parts are Student's, of shares Fieller's within [0, 1]; those of the least noise cover Student's and
+    that on the scale of logarithms, since few rows often show too little of it.
 
     >>> from stabledllm.gradient.example import example_nested
     >>> split = split_masks(example_nested())
@@ -88,8 +88,7 @@ def split_masks(nested: NestedMasks) -> MaskSplit:
 
     def share(part: Tensor) -> Estimate:
         found = estimate(lambda keep: [part[:, keep].mean(1), whole[:, keep].mean(1)], rows, "of A", ratio_of)
-        fieller = of_ratio(found.value, lambda r: _ends_of_mean(part - r * whole))
-        return replace(found, ends=(min(fieller.ci_low, 1.0), min(fieller.ci_high, 1.0)))
+        return replace(found, value=min(max(found.value, 0.0), 1.0), ends=ends_of_share(part, whole))
 
     def least(cells: Tensor) -> Estimate:
         def over_standard(cell: Tensor, standard: Tensor) -> float:
@@ -127,18 +126,35 @@ def split_masks(nested: NestedMasks) -> MaskSplit:
 
 
 def _as_least(found: Estimate) -> Estimate:
-    """The estimate of a least noise, with the interval that covers both forms, from 0 on."""
-    if not found.value > 0:
-        return found
-    low, high = widest(found.interval(), of_positive(found.value, found.stderr, found.n - 1))
-    return replace(found, ends=(max(low, 0.0), high))
+    """The estimate of a least noise, with the interval that covers both forms where it is above 0."""
+    ratio = of_estimated_ratio(found)
+    return replace(found, ends=(ratio.ci_low, ratio.ci_high)) if ratio.is_known else found
 
 
-def _ends_of_mean(values: Tensor) -> Ends:
-    """Student's interval of a mean over rows, from values (Q, a): errors of rows and of blocks add up in quadrature."""
-    of_rows = float(values.mean(0).std()) / values.shape[1] ** 0.5
-    error = math.hypot(of_rows, projection_error([values.mean(1)]))
-    return Estimate(value=float(values.mean()), stderr=error, n=values.shape[1]).interval()
+def ends_of_share(part: Tensor, whole: Tensor) -> Ends:
+    """Fieller's interval of the share of one mean over rows in another, of which it is a part; from values (Q, a).
+
+    It spans every share r from 0 to 1 at which the mean of ``part - r whole`` may be 0; from 0 to 1 where the whole
+    itself may be, and the nearest end where no r from 0 to 1 will do. NaN for a single row.
+
+    >>> part, whole = torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[3.0, 4.0, 5.0, 8.0]])
+    >>> [round(end, 2) for end in ends_of_share(part, whole)]
+    [0.36, 0.61]
+    """
+    both = torch.stack([part, whole]).double()
+    mean, (blocks, rows) = both.mean((1, 2)), part.shape
+    if rows < 2:
+        return math.nan, math.nan
+    error = both.mean(1).cov() / rows
+    if blocks > 1:
+        error = error + both.mean(2).cov() / blocks
+    # (mean · (1, -r))² <= t² var(r): a quadratic in r, whose coefficients are those of this form.
+    form = torch.outer(mean, mean) - student(rows - 1) ** 2 * error
+    c, b, a = float(form[0, 0]), float(form[0, 1]), float(form[1, 1])
+    inner = [max(0.0, min((b + sign * max(b * b - a * c, 0.0) ** 0.5) / a, 1.0)) for sign in (-1, 1)] if a else []
+    held = [r for r in (0.0, *inner, 1.0) if a * r * r - 2 * b * r + c <= 1e-9 * (abs(a) + abs(b) + abs(c))]
+    nearest = 0.0 if mean[0] <= 0 else 1.0
+    return (min(held), max(held)) if held else (nearest, nearest)
 
 
 def _square_of_cells(profile: GradientProfile) -> Tensor:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 from stabledllm.reports import numbers as fmt
-from stabledllm.reports.stored import number, stderr, value
+from stabledllm.reports.stored import number
 from stabledllm.reports.table import Table
 
 _PARTS = (
@@ -26,7 +24,7 @@ def mask_tables(data: dict) -> list[Table]:
     if not split:
         return []
     parts = tuple(
-        (label, fmt.positive(split.get(name)), _share(split.get(f"share_of_{name}"))) for label, name in _PARTS
+        (label, fmt.positive(split.get(name)), fmt.positive(split.get(f"share_of_{name}"))) for label, name in _PARTS
     )
     unit = (split.get("count") or {}).get("unit") or "(nats/param)²"
     rows, forwards = (split.get("count") or {}).get("n"), number(split.get("forwards"))
@@ -48,9 +46,3 @@ def mask_tables(data: dict) -> list[Table]:
         "t that all rows do not share; what three tokens do together, which it lowers, is counted in full.",
     )
     return [made, least]
-
-
-def _share(stored: object) -> str:
-    """A share of A; one whose interval is not known, as where A itself may be 0, says so."""
-    unknown = value(stored) > 0 and math.isnan(stderr(stored))
-    return f"{fmt.positive(stored)}, no interval" if unknown else fmt.positive(stored)

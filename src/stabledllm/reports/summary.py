@@ -145,9 +145,9 @@ def _shares(parts: dict, what: str) -> list[str]:
 
 
 def _may_be_zero(part: dict) -> bool:
-    """Whether a component cannot be told from zero, by its stored interval, else by two standard errors."""
+    """Whether a component cannot be told from zero, by its stored interval, else by two errors, if they are known."""
     low, high = number(part.get("ci_low")), number(part.get("ci_high"))
-    return abs(value(part)) < 2 * stderr(part) if math.isnan(low + high) else low <= 0 <= high
+    return not abs(value(part)) >= 2 * stderr(part) if math.isnan(low + high) else low <= 0 <= high
 
 
 def _bracketed(text: str) -> str:

@@ -32,9 +32,9 @@ class Estimate:
         ``ci_low`` and ``ci_high`` are added where the 95 % interval is not ``value ± 1.96 stderr``; where it is unknown
         ``stderr`` is so too, as a reader would make an interval of it.
         """
-        stderr = math.nan if math.isnan(sum(ends := self.interval())) else self.stderr
-        out = {"value": self.value, "stderr": stderr, "n": self.n, "unit": self.unit}
-        if any(abs(abs(end - self.value) - 1.96 * stderr) > 0.02 * 1.96 * stderr for end in ends):
+        known = not math.isnan(sum(ends := self.interval()))
+        out = {"value": self.value, "stderr": self.stderr if known else math.nan, "n": self.n, "unit": self.unit}
+        if known and not all(abs(abs(end - self.value) / 1.96 - self.stderr) <= 0.02 * self.stderr for end in ends):
             out |= {"ci_low": ends[0], "ci_high": ends[1]}
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in out.items()}
 
@@ -49,7 +49,7 @@ class Estimate:
 
     def __str__(self) -> str:
         unit = f" {self.unit}" if self.unit else ""
-        error = f" ± {float(f'{self.stderr:.2g}'):g}" if math.isfinite(self.stderr) else ""
+        error = f" ± {float(f'{self.stderr:.2g}'):g}" if math.isfinite(self.stderr + sum(self.interval())) else ""
         return f"{self.value:.4g}{error}{unit} (n={self.n})"
 
 

@@ -243,7 +243,8 @@ def _compared(estimate: Estimate) -> str:
 
 def _text(estimate: Estimate, by: float = 1.0) -> str:
     """A multiple of an estimate with its error, where there is one."""
-    error = f" ± {float(f'{by * estimate.stderr:.2g}'):g}" if math.isfinite(estimate.stderr) else ""
+    known = math.isfinite(estimate.stderr + sum(estimate.interval()))
+    error = f" ± {float(f'{by * estimate.stderr:.2g}'):g}" if known else ""
     return f"{by * estimate.value:.3g}{error}"
 
 

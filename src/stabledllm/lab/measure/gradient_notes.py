@@ -14,10 +14,10 @@ from stabledllm.stats.estimate import Estimate
 def notes_of_rows(parts: GradientDecomposition, floor: GradientFloor, entries: Sequence[dict]) -> Iterator[str]:
     """Yields the notes on whole responses: the least noise, and what cannot be relied on."""
     # Estimates from few rows may be below 0, where no noise is.
-    shared, lowdisc, own = (max(part.value, 0.0) for part in (floor.shared, floor.lowdisc, floor.own))
+    lowdisc, own = (max(part.value, 0.0) for part in (floor.lowdisc, floor.own))
     yield (
         f"The floor of one counted view a row: no density of t brings the gradient's noise at equal compute below "
-        f"{shared:.3g} ± {floor.shared.stderr:.2g} of Standard's ({lowdisc:.3g} with low discrepancy); a density for "
+        f"{_least(floor.shared)} of Standard's ({lowdisc:.3g} with low discrepancy); a density for "
         f"every row, known beforehand, would reach {own:.3g}."
     )
     counted = "A, B and C were measured count by count; drawn steps miss the tail, and their errors are too small"
@@ -62,10 +62,7 @@ def notes_in_blocks(parts: GradientDecomposition, entries: Sequence[dict]) -> It
 
 def note_of_split(split: MaskSplit) -> str:
     """The note on what A is made of, and what no estimator of each class can go below."""
-    targets, context, count = (
-        f"{100 * max(part.value, 0.0):.0f} %"
-        for part in (split.share_of_targets, split.share_of_context, split.share_of_count)
-    )
+    targets, context, count = map(_percent, (split.share_of_targets, split.share_of_context, split.share_of_count))
     return (
         f"Of the gradient's A {targets} is which tokens are targets, {context} which context they see and {count} how "
         f"many are masked ({split.context.n} rows). At equal compute no estimator of one view a row comes below "
@@ -76,11 +73,18 @@ def note_of_split(split: MaskSplit) -> str:
     )
 
 
+def _percent(share: Estimate) -> str:
+    """A share with its interval, where it has one."""
+    low, high = share.interval()
+    around = "" if math.isnan(low + high) else f" ({100 * low:.0f} to {100 * high:.0f})"
+    return f"{100 * share.value:.0f} %{around}"
+
+
 def _least(part: Estimate) -> str:
     """An estimate that cannot be negative, with its interval where that is known."""
     low, high = part.interval()
-    around = "" if math.isnan(low + high) else f" ({max(low, 0.0):.2g} to {high:.2g})"
-    return f"{max(part.value, 0.0):.2g}{around}"
+    around = "" if math.isnan(low + high) else f" ({max(low, 0.0):.2g} to {max(high, 0.0):.2g})"
+    return f"{max(part.value, 0.0):.3g}{around}"
 
 
 def rows_note(shape: float, what: str = "rows") -> str:
