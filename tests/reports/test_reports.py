@@ -316,7 +316,7 @@ def test_summary_knows_which_way_is_better():
         (est(12.3456, 1.2), "12.3 ± 1.2"),
         (est(-0.03, 0.2), "-0.03 ± 0.20"),
         (est(3.1e-7, 2.2e-8), "(3.10 ± 0.22)e-07"),
-        (est(0.5, None), "0.500, no interval"),
+        (est(0.5, None), "0.500 ± ?"),
         (est(None, None), "–"),
         (est(15234, 300), "15234 ± 300"),
         (None, "–"),
@@ -424,7 +424,7 @@ def test_what_a_of_the_gradient_is_made_of_is_in_the_page_and_printed(tmp_path):
     assert made.title in shown
     assert least.title in shown
     data["gradient"]["split"]["share_of_targets"] |= {"stderr": None}
-    assert mask_tables(data)[0].rows[1][2] == "0.581, no interval", "it is not exact"
+    assert mask_tables(data)[0].rows[1][2] == "0.581 ± ?", "it is not exact"
     del data["gradient"]["split"]
     assert mask_tables(data) == []
     data["gradient"]["split"] = {"targets": 0.5}

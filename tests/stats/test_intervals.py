@@ -33,7 +33,7 @@ def test_an_unknown_interval_is_stored_as_no_error():
     stored = Estimate(value=2.0, stderr=0.5, n=9, ends=UNKNOWN).as_dict()
     assert stored["stderr"] is None
     assert "ci_low" not in stored
-    assert numbers.estimate(stored) == "2.00, no interval"
+    assert numbers.estimate(stored) == "2.00 ± ?"
     assert str(Estimate(value=2.0, stderr=0.5, n=9, ends=UNKNOWN)) == "2 (n=9)"
     assert Estimate(value=2.0, stderr=0.5, n=9, ends=(1.0, 4.0)).as_dict()["stderr"] == 0.5
 
@@ -48,4 +48,4 @@ def test_a_component_of_unknown_error_is_not_told_apart_from_zero():
     parts["data"] = Estimate(value=0.3, stderr=0.9, n=90, ends=UNKNOWN).as_dict()
     told = " ".join(_shares(parts, "loss"))
     assert "Not told apart from zero: the data (C)." in told
-    assert "0.300, no interval" in told
+    assert "0.300 ± ?" in told

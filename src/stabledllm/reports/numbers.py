@@ -14,8 +14,8 @@ _FAR = 1e3
 def estimate(est: object, unit: bool = False) -> str:
     """An Estimate as text: ``0.488 ± 0.018``, the error with two digits and the value to the same place.
 
-    ``0.49, 0.31 to 0.82`` where a 95 % interval is stored, since it is not 1.96 errors to either side; ``0.49, no
-    interval`` where the error is stored as unknown, since alone it would look exact.
+    ``0.49, 0.31 to 0.82`` where a 95 % interval is stored, since it is not 1.96 errors to either side; ``0.49 ± ?``
+    where the error is stored as unknown, since alone it would look exact.
     """
     v, s = value(est), stderr(est)
     tail = f" {est['unit']}" if unit and isinstance(est, dict) and est.get("unit") and not math.isnan(v) else ""
@@ -28,7 +28,7 @@ def estimate(est: object, unit: bool = False) -> str:
         return (f"({with_interval(*scaled)})e{exponent:+03d}" if exponent else with_interval(*scaled)) + tail
     if math.isnan(v) or math.isnan(s) or s <= 0 or math.isinf(v) or math.isinf(s):
         unknown = isinstance(est, dict) and est.get("stderr", 0.0) is None and math.isfinite(v)
-        return plain(v) + tail + (", no interval" if unknown else "")
+        return plain(v) + (" ± ?" if unknown else "") + tail
     exponent = _exponent(v, s)
     if exponent:
         scale = 10.0**exponent
