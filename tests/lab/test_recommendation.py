@@ -8,6 +8,7 @@ import yaml
 from stabledllm.config.recipe import check
 from stabledllm.config.settings import DataSettings, ImageSettings, ObjectiveSettings, TrainSettings
 from stabledllm.errors import UserError
+from stabledllm.lab.measure.recommendation import scale_in_words
 from stabledllm.lab.recommendation import recommend
 
 
@@ -166,6 +167,27 @@ def test_the_recipe_lines_are_a_recipe():
     assert "isad" not in found.recipe
     # 400 x 0.5 rows' noise scale over 2 views of a row: 200 forward passes against 400.
     assert any("200 forward passes, standard's 400" in s for s in found.sentences)
+
+
+@pytest.mark.parametrize(
+    ("stored", "told"),
+    [
+        ({"value": 4.0, "stderr": 1.0, "n": 100}, "4 (2.7 to 7.9)"),
+        ({"value": 4.0, "stderr": 3.0, "n": 100}, "4 (at least 1.6)"),
+        ({"value": 4.0, "stderr": 3.0, "n": 3}, "4 (at least 0.95)"),
+        ({"value": 4.0, "stderr": None, "n": 100}, "4"),
+        ({"value": -4.0, "stderr": 1.0, "n": 100}, None),
+        ({"value": None}, None),
+        ({}, None),
+    ],
+)
+def test_a_noise_scale_says_how_well_it_is_known(stored, told):
+    """Its interval is that of the signal over the noise, turned over."""
+    assert scale_in_words(stored, 1.0) == told
+    if told and "at least" not in told and stored["stderr"]:
+        low, high = (float(x) for x in told.split("(")[1].strip(")").split(" to "))
+        inverse = 1 / stored["value"]
+        assert (1 / high + 1 / low) / 2 == pytest.approx(inverse, rel=0.02)
 
 
 def test_the_recipe_lines_keep_what_the_noise_was_measured_under():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from stabledllm.errors import UserError
 from stabledllm.noise.parts import FOLLOWED, PARTS
+from stabledllm.stats.estimate import student
 from stabledllm.stats.intervals import Ratio
 
 QUANTITIES = ("gradient", "loss")
@@ -209,13 +210,35 @@ def _best_for(record: dict, quantity: str) -> str | None:
 
 
 def _noise_scale(record: dict, chosen: dict) -> str | None:
-    scales = [((m.get("gradient") or {}).get("noise_scale") or {}).get("value") for m in (record["methods"][0], chosen)]
-    if None in scales or chosen["method"] == "standard":
+    standard, own = (
+        scale_in_words((m.get("gradient") or {}).get("noise_scale") or {}, m["views"])
+        for m in (record["methods"][0], chosen)
+    )
+    if None in (standard, own) or chosen["method"] == "standard":
         return None
     return (
-        f"Its gradient noise scale is {scales[1] * chosen['views']:.3g} forward passes, standard's {scales[0]:.3g}: "
-        f"that is the batch beyond which more of it brings little."
+        f"Its gradient noise scale is {own} forward passes, standard's {standard}: that is the batch beyond which more "
+        f"of it brings little."
     )
+
+
+def scale_in_words(stored: dict, views: float) -> str | None:
+    """A noise scale in forward passes with its 95 % interval; None where it is not known or not above 0.
+
+    The scale is tr Var / |G|², and few rows leave |G|² unknown first: the interval is that of its inverse, which has no
+    upper end where |G|² may be 0.
+
+    >>> scale_in_words({"value": 4.0, "stderr": 1.0, "n": 100}, 2.0), scale_in_words({"value": -4.0}, 1.0)
+    ('8 (5.3 to 16)', None)
+    """
+    value, error, n = (stored.get(key) for key in ("value", "stderr", "n"))
+    if value is None or not value > 0:
+        return None
+    scale, share = value * views, student(n - 1) * error / value if error is not None and n else math.nan
+    if math.isnan(share):
+        return f"{scale:.3g}"
+    low, high = scale / (1 + share), scale / (1 - share) if share < 1 else math.inf
+    return f"{scale:.3g} ({low:.2g} to {high:.2g})" if high < math.inf else f"{scale:.3g} (at least {low:.2g})"
 
 
 def _doubt(record: dict, chosen: dict) -> str | None:
