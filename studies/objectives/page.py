@@ -99,9 +99,7 @@ def status(results: dict) -> str:
     """What is finished: figures of an unfinished study are not final."""
     done = [row for row in ROWS if row.name in results["rows"]]
     seeds = {sum(run["method"] == row.name for run in runs_of(results)) for row in done}
-    least, most = min(seeds, default=0), max(seeds, default=0)
-    told = f"{len(done)} of {len(ROWS)} rows, {least if least == most else f'{least} to {most}'}"
-    told += f" of {results['seeds']} seeds each"
+    told = f"{len(done)} of {len(ROWS)} rows, {_span(seeds)} of {results['seeds']} seeds each"
     if many := sum(map(len, diverged(results).values())):
         told += f", of which {many} diverged and are left out of means, differences and sds"
     stable = "not measured yet"
@@ -110,9 +108,15 @@ def status(results: dict) -> str:
         whole = runs["finished"] == runs["planned"]
         stable = "finished" if whole else f"at {runs['finished']} of {runs['planned']} runs"
     where = f" Made on: {results['device']}." if results.get("device") else ""
-    duel = any("duel_nll" in run["metrics"] for run in runs_of(results))
-    likelihood = "" if duel else " the decoder's likelihood is not measured yet;"
+    duel = {sum(run["method"] == row.name and "duel_nll" in run["metrics"] for run in runs_of(results)) for row in done}
+    likelihood = "" if duel == seeds else f" the decoder's likelihood is that of {_span(duel)} seeds each;"
+    likelihood = likelihood if any(duel) else " the decoder's likelihood is not measured yet;"
     return f"**Measured: {told};{likelihood} the grid of learning rates is {stable}.**{where}"
+
+
+def _span(counts: set[int]) -> str:
+    least, most = min(counts, default=0), max(counts, default=0)
+    return str(least) if least == most else f"{least} to {most}"
 
 
 def rows_table(results: dict) -> str:

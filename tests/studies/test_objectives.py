@@ -155,6 +155,19 @@ def test_diverged_runs_are_counted_where_they_are_left_out():
     assert len(answers(results)) == 4
 
 
+def test_the_page_says_of_how_many_seeds_the_likelihood_is():
+    results = made_up()
+    assert "the decoder's likelihood is not measured yet;" in page.status(results)
+    for row in results["rows"].values():
+        for one in row["runs"]:
+            if one["seed"] <= 3:
+                one["metrics"]["duel_nll"] = {"value": 0.1}
+    assert "8 of 12 seeds each; the decoder's likelihood is that of 3 seeds each;" in page.status(results)
+    for one in results["rows"]["bell"]["runs"][:2]:
+        del one["metrics"]["duel_nll"]
+    assert "that of 1 to 3 seeds each;" in page.status(results)
+
+
 def test_an_average_that_is_not_finite_has_no_value():
     runs = made_up()["rows"][STANDARD]["runs"][:2]
     runs[0]["averages"] = {"ema-0.98": {"metrics": {"validation_nll": {"value": None}}}, "tail-0.25": {"metrics": {}}}
