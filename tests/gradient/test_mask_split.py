@@ -205,7 +205,7 @@ def test_the_least_of_each_class_equals_enumeration(many):
 @pytest.mark.long
 @pytest.mark.statistical
 def test_intervals_from_few_random_rows_hold_the_truth():
-    found = splits_and_truths(200, 12)
+    found = splits_and_truths(120, 12)
     own, plain = coverage(found), coverage(found, of_student)
     for name in own:
         assert_covers(own[name]["held"], len(found), name)

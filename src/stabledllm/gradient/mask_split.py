@@ -139,7 +139,7 @@ def ends_of_share(part: Tensor, whole: Tensor) -> Ends:
 
     >>> part, whole = torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[3.0, 4.0, 5.0, 8.0]])
     >>> [round(end, 2) for end in ends_of_share(part, whole)]
-    [0.36, 0.61]
+    [0.25, 0.63]
     """
     both = torch.stack([part, whole]).double()
     mean, (blocks, rows) = both.mean((1, 2)), part.shape
