@@ -10,6 +10,7 @@ from stabledllm.reports import numbers
 from stabledllm.reports.summary import _shares
 from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.intervals import UNKNOWN, of_sum, of_variance
+from stabledllm.variance.comparison import _text
 
 
 @pytest.mark.parametrize("stderr", [2.1, 1e6, 1e200])
@@ -36,6 +37,13 @@ def test_an_unknown_interval_is_stored_as_no_error():
     assert numbers.estimate(stored) == "2.00 ± ?"
     assert str(Estimate(value=2.0, stderr=0.5, n=9, ends=UNKNOWN)) == "2 (n=9)"
     assert Estimate(value=2.0, stderr=0.5, n=9, ends=(1.0, 4.0)).as_dict()["stderr"] == 0.5
+
+
+def test_an_error_of_an_unknown_interval_is_not_printed_either():
+    assert _text(Estimate(value=2.0, stderr=0.5, n=9)) == "2 ± 0.5"
+    assert _text(Estimate(value=2.0, stderr=0.5, n=9, ends=UNKNOWN)) == "2"
+    assert numbers.with_error({"value": 2.0, "stderr": None}) == "2.00 ± ?"
+    assert numbers.estimate({"value": 2.0}) == "2.00", "of which no error was asked"
 
 
 def test_ends_are_stored_where_the_error_is_not_known():

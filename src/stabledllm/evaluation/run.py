@@ -91,9 +91,7 @@ def _evaluate(settings: EvalSettings, ranks: Ranks, say: Say) -> dict:
         theirs = read_json(where / RESULT, SCHEMA)
     record = record | {"untuned": _untuned(theirs, where, out), "difference": _differences(out, where)}
     for name, value in record["difference"].items():
-        changes = f", {value['gained']} gained, {value['lost']} lost" if "gained" in value else ""
-        known = f"95 % {value['ci_low']:+.3g} to {value['ci_high']:+.3g}, " if math.isfinite(value["ci_low"]) else ""
-        say(f"{name} minus the untuned model's: {value['value']:+.4g} ({known}paired{changes})")
+        say(f"{name} minus the untuned model's: {in_words(value)}")
     if ranks.rank == 0:
         write_json(out / RESULT, record)
     say(f"wrote {out / RESULT}")
@@ -256,6 +254,18 @@ def _row_losses(meter: LossMeter, settings: EvalSettings, journal: Journal) -> l
 def _untuned(theirs: dict, where: Path, out: Path) -> dict:
     folder = where.relative_to(out) if where.is_relative_to(out) else where
     return {"model": theirs["model"], "folder": str(folder), "metrics": theirs["metrics"]}
+
+
+def in_words(difference: dict) -> str:
+    """A paired difference with its interval, which a single row has not.
+
+    >>> in_words({"value": 0.5, "ci_low": math.nan, "ci_high": math.nan})
+    '+0.5 (paired)'
+    """
+    low, high = difference["ci_low"], difference["ci_high"]
+    known = f"95 % {low:+.3g} to {high:+.3g}, " if math.isfinite(low + high) else ""
+    changes = f", {difference['gained']} gained, {difference['lost']} lost" if "gained" in difference else ""
+    return f"{difference['value']:+.4g} ({known}paired{changes})"
 
 
 def _differences(ours: Path, theirs: Path) -> dict:

@@ -134,8 +134,8 @@ def _as_least(found: Estimate) -> Estimate:
 def ends_of_share(part: Tensor, whole: Tensor) -> Ends:
     """Fieller's interval of the share of one mean over rows in another, of which it is a part; from values (Q, a).
 
-    It spans every share r from 0 to 1 at which the mean of ``part - r whole`` may be 0; from 0 to 1 where the whole
-    itself may be, and the nearest end where no r from 0 to 1 will do. NaN for a single row.
+    It spans every share r from 0 to 1 at which the mean of ``part - r whole`` may be 0, and is the nearest end where no
+    such r is there. NaN for a single row and for values that are not finite.
 
     >>> part, whole = torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[3.0, 4.0, 5.0, 8.0]])
     >>> [round(end, 2) for end in ends_of_share(part, whole)]
@@ -143,7 +143,7 @@ def ends_of_share(part: Tensor, whole: Tensor) -> Ends:
     """
     both = torch.stack([part, whole]).double()
     mean, (blocks, rows) = both.mean((1, 2)), part.shape
-    if rows < 2:
+    if rows < 2 or not mean.isfinite().all():
         return math.nan, math.nan
     error = both.mean(1).cov() / rows
     if blocks > 1:

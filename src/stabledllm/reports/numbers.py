@@ -27,7 +27,7 @@ def estimate(est: object, unit: bool = False) -> str:
         scaled = [x / 10.0**exponent for x in (v, low, high)]
         return (f"({with_interval(*scaled)})e{exponent:+03d}" if exponent else with_interval(*scaled)) + tail
     if math.isnan(v) or math.isnan(s) or s <= 0 or math.isinf(v) or math.isinf(s):
-        unknown = isinstance(est, dict) and est.get("stderr", 0.0) is None and math.isfinite(v)
+        unknown = isinstance(est, dict) and "stderr" in est and math.isnan(s) and math.isfinite(v)
         return plain(v) + (" ± ?" if unknown else "") + tail
     exponent = _exponent(v, s)
     if exponent:
