@@ -134,8 +134,8 @@ def _as_least(found: Estimate) -> Estimate:
 def ends_of_share(part: Tensor, whole: Tensor) -> Ends:
     """Fieller's interval of the share of one mean over rows in another, of which it is a part; from values (Q, a).
 
-    It spans every share r from 0 to 1 at which the mean of ``part - r whole`` may be 0, and is the nearest end where no
-    such r is there. NaN for a single row and for values that are not finite.
+    It holds the shares r at which the mean of ``part - r whole`` may be 0, and so the estimate, both cut to [0, 1]; all
+    of [0, 1] where the whole itself may be 0. NaN for a single row and for values that are not finite.
 
     >>> part, whole = torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[3.0, 4.0, 5.0, 8.0]])
     >>> [round(end, 2) for end in ends_of_share(part, whole)]
@@ -148,13 +148,14 @@ def ends_of_share(part: Tensor, whole: Tensor) -> Ends:
     error = both.mean(1).cov() / rows
     if blocks > 1:
         error = error + both.mean(2).cov() / blocks
-    # (mean · (1, -r))² <= t² var(r): a quadratic in r, whose coefficients are those of this form.
+    # (mean · (1, -r))² <= t² var(r) is a r² - 2 b r + c <= 0 with the coefficients of this form.
     form = torch.outer(mean, mean) - student(rows - 1) ** 2 * error
     c, b, a = float(form[0, 0]), float(form[0, 1]), float(form[1, 1])
-    inner = [max(0.0, min((b + sign * max(b * b - a * c, 0.0) ** 0.5) / a, 1.0)) for sign in (-1, 1)] if a else []
-    held = [r for r in (0.0, *inner, 1.0) if a * r * r - 2 * b * r + c <= 1e-9 * (abs(a) + abs(b) + abs(c))]
-    nearest = 0.0 if mean[0] <= 0 else 1.0
-    return (min(held), max(held)) if held else (nearest, nearest)
+    if a <= 0:
+        return 0.0, 1.0
+    root = max(b * b - a * c, 0.0) ** 0.5
+    low, high = (min(max((b + side) / a, 0.0), 1.0) for side in (-root, root))
+    return low, high
 
 
 def _square_of_cells(profile: GradientProfile) -> Tensor:
