@@ -236,13 +236,20 @@ def _noises(record: dict, place: str) -> str:
         "|---" * 5 + "|",
     ]
     for row in found["methods"]:
-        cosine = row["direction"]
-        error = "" if cosine["stderr"] is None else f" ± {cosine['stderr']:.2f}"
-        shown = "–" if cosine["value"] is None else f"{cosine['value']:.2f}{error}"
+        shown = _cosine(row["direction"])
         ratio = row["gradient"]
         noise = "–" if ratio["value"] is None else with_ends(ratio["value"], ratio["ci_low"], ratio["ci_high"], ".2f")
         lines.append(f"| `{row['name']}` | {row['forwards']} | {noise} | {shown} | {row['offset']['value']:+.2g} |")
     return "\n".join(lines)
+
+
+def _cosine(stored: dict) -> str:
+    """A cosine with its 95 % interval, or with its standard error where records from before intervals have that."""
+    if stored["value"] is None:
+        return "–"
+    if "ci_low" in stored:
+        return with_ends(stored["value"], stored["ci_low"], stored["ci_high"], ".2f")
+    return f"{stored['value']:.2f}" + ("" if stored["stderr"] is None else f" ± {stored['stderr']:.2f}")
 
 
 def _predicted(record: dict) -> str:

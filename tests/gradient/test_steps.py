@@ -114,7 +114,7 @@ def test_a_token_that_the_second_moments_have_not_seen_is_not_the_whole_update()
 
 
 def test_the_cosine_of_clipping_by_hand():
-    g = torch.tensor([[3.0, 4.0], [0.0, 1.0], [2.0, 0.0], [0.6, 0.8], [1.0, 1.0]], dtype=torch.float64)
+    g = torch.tensor([[6.0, 0.5], [5.0, 1.0], [0.2, 0.9], [0.1, 1.0], [0.0, 0.8]], dtype=torch.float64)
     c = torch.from_numpy(clipped(g.numpy(), 1.0))
     found = StepGradients({"raw": g @ g.T, "clipped": c @ c.T}, 4, 1.0, 0.6).clipping_cosine()
 
@@ -122,6 +122,7 @@ def test_the_cosine_of_clipping_by_hand():
         return np.mean([float(a[i] @ b[j]) for i in range(5) for j in range(5) if i != j])
 
     assert found.value == pytest.approx(pairs(g, c) / (pairs(g, g) * pairs(c, c)) ** 0.5)
+    assert found.value < 0.95
     assert found.stderr > 0
     same = StepGradients({"raw": g @ g.T, "clipped": g @ g.T}, 4, 1.0, 0.0).clipping_cosine()
     assert same.value == pytest.approx(1.0)

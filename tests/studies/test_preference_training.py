@@ -10,7 +10,7 @@ from stabledllm.config import load_recipe
 from stabledllm.config.settings import DecomposeSettings
 from stabledllm.experiment.compared import name_of
 from stabledllm.experiment.planned import runs_of
-from tests.cli.runner import ROOT
+from tests.cli.runner import ROOT, in_process
 from tests.studies.loading import loaded
 
 FOLDER = ROOT / "studies" / "preference_rl"
@@ -130,8 +130,13 @@ def test_the_page_is_made_of_what_is_measured(study, training):
 
 
 @pytest.mark.long
-@pytest.mark.processes
-def test_a_trial_of_the_whole(training, tmp_path):
+def test_a_trial_of_the_whole(training, tmp_path, monkeypatch):
+    def command(*words: object) -> None:
+        done = in_process(*map(str, words), cwd=ROOT)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    monkeypatch.setattr(training, "command", command)
+    monkeypatch.setattr(training, "RATES", training.RATES[:2])
     results = tmp_path / "training.json"
     training.measure(tmp_path, small=True, results=results)
     found = json.loads(results.read_text())

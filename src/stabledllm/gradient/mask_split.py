@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from stabledllm.gradient.components import UNIT, ratio_of
+from stabledllm.gradient.fieller import as_ratio, ends_within
 from stabledllm.gradient.floor import MeanOfRows, mean_in_cells
 from stabledllm.gradient.nested_masks import NestedMasks
 from stabledllm.gradient.predicted import data_noise
 from stabledllm.gradient.profile import GradientProfile
 from stabledllm.gradient.projected import estimate
-from stabledllm.stats.estimate import Estimate, student
-from stabledllm.stats.intervals import Ends, of_estimated_ratio
+from stabledllm.stats.estimate import Estimate
+from stabledllm.stats.intervals import Ends
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def split_masks(nested: NestedMasks) -> MaskSplit:
         def parts_of(keep: Tensor) -> list[Tensor]:
             return [cells[:, keep].mean(1), standard(keep)]
 
-        return _as_least(estimate(parts_of, rows, "of Standard's", over_standard))
+        return as_ratio(estimate(parts_of, rows, "of Standard's", over_standard))
 
     def standard(keep: Tensor) -> Tensor:
         return (whole + nested.rate)[:, keep].mean(1)
@@ -113,7 +114,7 @@ def split_masks(nested: NestedMasks) -> MaskSplit:
             cell = (nested.in_partition + own)[:, keep].mean(1)
             return [cell, shared(keep), views, data(keep), standard(keep)]
 
-        return _as_least(estimate(parts_of, rows, "of Standard's", over_standard))
+        return as_ratio(estimate(parts_of, rows, "of Standard's", over_standard))
 
     return MaskSplit(
         **{name: mean(part) for name, part in parts.items()},
@@ -123,12 +124,6 @@ def split_masks(nested: NestedMasks) -> MaskSplit:
         least_partition=least_partition(),
         forwards=nested.forwards,
     )
-
-
-def _as_least(found: Estimate) -> Estimate:
-    """The estimate of a least noise, with the interval that covers both forms where it is above 0."""
-    ratio = of_estimated_ratio(found)
-    return replace(found, ends=(ratio.ci_low, ratio.ci_high)) if ratio.is_known else found
 
 
 def ends_of_share(part: Tensor, whole: Tensor) -> Ends:
@@ -148,14 +143,7 @@ def ends_of_share(part: Tensor, whole: Tensor) -> Ends:
     error = both.mean(1).cov() / rows
     if blocks > 1:
         error = error + both.mean(2).cov() / blocks
-    # (mean · (1, -r))² <= t² var(r) is a r² - 2 b r + c <= 0 with the coefficients of this form.
-    form = torch.outer(mean, mean) - student(rows - 1) ** 2 * error
-    c, b, a = float(form[0, 0]), float(form[0, 1]), float(form[1, 1])
-    if a <= 0:
-        return 0.0, 1.0
-    root = max(b * b - a * c, 0.0) ** 0.5
-    low, high = (min(max((b + side) / a, 0.0), 1.0) for side in (-root, root))
-    return low, high
+    return ends_within(mean, error, rows - 1, (0.0, 1.0))
 
 
 def _square_of_cells(profile: GradientProfile) -> Tensor:

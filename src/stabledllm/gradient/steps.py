@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.gradient.components import UNIT, as_positive, heavy_tail
+from stabledllm.gradient.fieller import cosine
 from stabledllm.gradient.projected import projection_error
 from stabledllm.stats.estimate import Estimate, student
 from stabledllm.stats.intervals import UNKNOWN, Ends, Ratio, of_estimated_ratio, of_sum, of_variance, tail_of, widest
@@ -82,20 +83,20 @@ class StepGradients:
     def clipping_cosine(self) -> Estimate:
         """Cosine of the mean clipped and the mean raw gradient, 1 where clipping leaves its direction as it is.
 
-        It is from pairs of different steps, so that it may exceed 1 by chance.
+        It is from pairs of different steps; NaN where a mean gradient may be 0.
         """
         raw, clipped = (self.gram[t].diagonal() for t in ("raw", "clipped"))
         factor = torch.where(raw > 0, (clipped / raw).sqrt(), 1.0)
 
-        def cosine(keep: Tensor, gram: Tensor = self.gram["raw"]) -> float:
+        def figures(keep: Tensor, gram: Tensor = self.gram["raw"]) -> list[float]:
             k, f = gram[keep][:, keep], factor[keep]
-            squares = _mean_square(k), _mean_square(f[:, None] * k * f)
-            return _mean_square(k * f) / (squares[0] * squares[1]) ** 0.5 if min(squares) > 0 else math.nan
+            return [_mean_square(k * f), _mean_square(k), _mean_square(f[:, None] * k * f)]
 
-        estimated = jackknife(cosine, len(factor), "")
-        every = torch.arange(len(factor))
-        error = projection_error([self.by_block("raw")], lambda k: cosine(every, k))
-        return replace(estimated, stderr=math.hypot(estimated.stderr, error))
+        every, blocks = torch.arange(len(factor)), self.by_block("raw")
+        left_out = [leave_one_out(figures, len(factor))]
+        if len(blocks) > 1:
+            left_out.append(leave_one_out(lambda keep: figures(every, blocks[keep].mean(0)), len(blocks)))
+        return cosine(_exactly(figures(every)), list(map(_exactly, left_out)))
 
     def as_dict(self) -> dict:
         """JSON form; ``heavy_tail`` marks the transforms whose errors cannot be trusted."""
@@ -174,6 +175,10 @@ def variance_covariance(one: StepGradients, other: StepGradients) -> float:
     n = min(len(a), len(b))
     left = [_left_out(_variance, k[:n, :n]) * rows for k, rows in ((a, one.rows), (b, other.rows))]
     return float(((left[0] - left[0].mean()) * (left[1] - left[1].mean())).sum()) * (n - 1) / n
+
+
+def _exactly(numbers: object) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
 
 
 def _variance(k: Tensor) -> float:

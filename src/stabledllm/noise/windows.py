@@ -126,8 +126,11 @@ class InWindow:
 
     def _by_size(self, value: Callable[[Tensor, Tensor], Tensor], of: Tensor, size: Tensor) -> Tensor:
         """``value(edges of the counts' cells of t, of)`` with the edges for each row's own size; float64."""
+        sizes = [int(size)] if size.numel() == 1 else size.unique().tolist()
+        if len(sizes) == 1:  # nothing to sort out, in a tenth of the time
+            return value(_edges(sizes[0], self.least, self.most, self.bell).to(of.device), of).double()
         size, out = size.expand_as(of), of.new_zeros(of.shape).double()
-        for one in size.unique().tolist():
+        for one in sizes:
             own = size == one
             out[own] = value(_edges(one, self.least, self.most, self.bell).to(of.device), of[own]).to(out)
         return out

@@ -9,6 +9,7 @@ Legend: Q prompts, G responses of each, R replicates, T tokens of the longest re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
+from stabledllm.gradient.fieller import as_ratio, cosine
 from stabledllm.gradient.parameters import chosen_parameters
 from stabledllm.likelihood.compared import MeasuredNoise, of_positive_ratio
 from stabledllm.likelihood.interface import Draws, Estimator
@@ -28,7 +30,7 @@ from stabledllm.policy.curvature import Ratios, loss_at_mean, ratios_of
 from stabledllm.policy.loss import GRPOLoss
 from stabledllm.stats.estimate import Estimate
 from stabledllm.stats.intervals import Ratio
-from stabledllm.stats.jackknife import jackknives
+from stabledllm.stats.jackknife import jackknife
 
 EXACT_REPEATS = 2
 """Of the estimate with many forwards: two, whose product tells the squared norm of its mean gradient without noise."""
@@ -112,18 +114,20 @@ class GroupNoise(MeasuredNoise):
 
         Errors are over prompts (jackknife). NaN where the noise hides a norm.
         """
+        each = torch.stack([self.along, self.signal, self.exact], -1)
+        direction = cosine(each.sum(0), [each.sum(0) - each])
+        if math.isnan(direction.value):
+            return direction, direction
 
-        def figures(keep: Tensor) -> tuple[float, float]:
-            own, along, exact = (x[keep].sum() for x in (self.signal, self.along, self.exact))
-            return float(along / (own * exact).sqrt()), float((own / exact).sqrt())
+        def norms(keep: Tensor) -> float:
+            return float((self.signal[keep].sum() / self.exact[keep].sum()).sqrt())
 
-        cosine, size = jackknives(figures, len(self.signal), ("", ""))
-        return cosine, size
+        return direction, as_ratio(jackknife(norms, len(each), ""))
 
     def as_dict(self) -> dict:
-        cosine, size = self.direction()
-        direction = {"direction": cosine.as_dict(), "size": size.as_dict()}
-        return super().as_dict() | direction | {"of_bound": self.of_bound, "between": self.between}
+        direction, size = (found.as_dict() for found in self.direction())
+        kept = {"direction": direction, "size": size, "of_bound": self.of_bound, "between": self.between}
+        return super().as_dict() | kept
 
 
 @dataclass(frozen=True)
