@@ -40,8 +40,8 @@ class GradientFloor:
     lowdisc: Estimate
     """One density for all rows, with low discrepancy over a long step."""
     own: Estimate
-    """A density of its own for every row, known beforehand, iid; no method here has that. The estimate is somewhat low,
-    since the root of a noisy squared norm is low on average."""
+    """A density of its own for every row, known beforehand, iid; no method here has that. The root of a noisy squared
+    norm is low on average, which a jackknife over the masks of each cell makes up for."""
 
     def as_dict(self) -> dict:
         """JSON form."""
@@ -61,7 +61,8 @@ def gradient_floor(profile: GradientProfile) -> GradientFloor:
     standard = bernoulli_moments(profile, Uniform(), 1).second
     own_square = row_mean_square(profile)
     cells = mean_in_cells(profile)
-    square, width = profile.squares() @ cells, profile.width
+    points, width = profile.squares(), profile.width
+    square = points @ cells
     mean_of_cells, mean_of_rows = MeanOfRows(profile, cells), PairMean(profile)
 
     def over_standard(parts: Callable[[Tensor], list[Tensor]], noise: Callable[..., Tensor]) -> Estimate:
@@ -86,10 +87,11 @@ def gradient_floor(profile: GradientProfile) -> GradientFloor:
         return ((cell - mean).clamp(min=0).sqrt() @ width) ** 2 - data
 
     def by_row(keep: Tensor) -> list[Tensor]:
-        return [own_square[:, keep], square[:, keep]]
+        return [own_square[:, keep], points[:, keep]]
 
-    def each_its_own(own: Tensor, cell: Tensor) -> Tensor:
-        return ((cell.sqrt() @ width) ** 2 - own).mean()
+    def each_its_own(own: Tensor, points: Tensor) -> Tensor:
+        root, error = roots_in_cells(points, profile.cell)
+        return ((root @ width) ** 2 - error @ width**2 - own).mean()
 
     return GradientFloor(
         shared=over_standard(means, shared),
@@ -106,6 +108,28 @@ def mean_in_cells(profile: GradientProfile) -> Tensor:
     tensor([1.], dtype=torch.float64)
     """
     return torch.nn.functional.one_hot(profile.cell).double() / profile.cell.bincount()
+
+
+def roots_in_cells(points: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """The roots of each row's mean over each cell, and their squared errors, (a, b) each; a jackknife over points.
+
+    Args:
+        points: what is averaged, at least 0, (a, n). cell: of each point, (n,), at least two points in each.
+
+    >>> points = torch.tensor([[1.0, 9.0, 4.0, 4.0]])
+    >>> root, error = roots_in_cells(points, torch.tensor([0, 0, 1, 1]))
+    >>> [[round(number, 3) for number in each[0].tolist()] for each in (root, error)]
+    [[2.472, 2.0], [1.0, 0.0]]
+    """
+    roots, errors = [], []
+    for one in range(int(cell.max()) + 1):
+        own = points[:, cell == one]
+        m = own.shape[1]
+        left_out = ((own.sum(1, keepdim=True) - own).clamp(min=0) / (m - 1)).sqrt()
+        mean = left_out.mean(1)
+        roots.append(m * own.mean(1).sqrt() - (m - 1) * mean)
+        errors.append((left_out - mean[:, None]).square().sum(1) * (m - 1) / m)
+    return torch.stack(roots, 1), torch.stack(errors, 1)
 
 
 class MeanOfRows:

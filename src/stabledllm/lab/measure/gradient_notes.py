@@ -13,12 +13,11 @@ from stabledllm.stats.estimate import Estimate
 
 def notes_of_rows(parts: GradientDecomposition, floor: GradientFloor, entries: Sequence[dict]) -> Iterator[str]:
     """Yields the notes on whole responses: the least noise, and what cannot be relied on."""
-    # Estimates from few rows may be below 0, where no noise is.
-    lowdisc, own = (max(part.value, 0.0) for part in (floor.lowdisc, floor.own))
+    shared, lowdisc, own = map(_least, (floor.shared, floor.lowdisc, floor.own))
     yield (
         f"The floor of one counted view a row: no density of t brings the gradient's noise at equal compute below "
-        f"{_least(floor.shared)} of Standard's ({lowdisc:.3g} with low discrepancy); a density for "
-        f"every row, known beforehand, would reach {own:.3g}."
+        f"{shared} of Standard's, with low discrepancy {lowdisc}; a density for every row, known beforehand, would "
+        f"reach {own}."
     )
     counted = "A, B and C were measured count by count; drawn steps miss the tail, and their errors are too small"
     yield from _unreliable(parts, entries, counted)
@@ -81,7 +80,7 @@ def _percent(share: Estimate) -> str:
 
 
 def _least(part: Estimate) -> str:
-    """An estimate that cannot be negative, with its interval where that is known."""
+    """An estimate that cannot be negative, though from few rows it may be, with its interval where that is known."""
     low, high = part.interval()
     around = "" if math.isnan(low + high) else f" ({max(low, 0.0):.2g} to {max(high, 0.0):.2g})"
     return f"{max(part.value, 0.0):.3g}{around}"
