@@ -27,7 +27,9 @@ RECORD, ROWS = "decomposition.json", "rows.json"
 FAMILIAR = "familiar.json"
 """Beside a fine-tuned model: its NLL on new rows of the templates that the training rows come from."""
 PRECISIONS = {"float32": "trainer.bf16=false", "bfloat16": "trainer.bf16=true"}
+RECIPE = HERE / "recipes" / "finetune.yaml"
 DONE = "seeds-to-{}.done"
+"""A copy of the recipe: after a change of that, such as of the learning rate, the experiment is asked again."""
 PAPER = ("standard", "ppots", "mirror", "ppots+mirror")
 CONVERTED = {
     "shift": [],
@@ -45,6 +47,7 @@ class Item:
     Args:
         result: the file that is there once it is done. cost: its share of the time, in minutes of one idle core.
         stage: items of one stage of a part need nothing of each other.
+        says: what the result says if it was made as it would be now; None where it says nothing of that.
     """
 
     part: str
@@ -53,10 +56,13 @@ class Item:
     cost: float
     run: Callable[[], None]
     stage: int = 0
+    says: str | None = None
 
     @property
     def done(self) -> bool:
-        return self.result.exists()
+        if not self.result.exists():
+            return False
+        return self.says is None or self.result.read_text(encoding="utf-8") == self.says
 
 
 def stabledllm(*words: object) -> None:
@@ -231,7 +237,7 @@ class Study:
         seeds = range(1, self.sizes.seeds + 1) if self.jobs == 1 else [self.sizes.seeds]
         for stage, (seed, (name, cost)) in enumerate(product(seeds, experiments)):
             result, run = self.out / "finetune" / name / DONE.format(seed), partial(self._experiment, name, seed)
-            yield Item("finetune", f"{name}, seed {seed}", result, cost, run, stage)
+            yield Item("finetune", f"{name}, seed {seed}", result, cost, run, stage, RECIPE.read_text(encoding="utf-8"))
 
     def methods(self, name: str) -> list[str]:
         """The methods of an experiment of part 3; at equal steps those of one view are the same runs."""
@@ -257,14 +263,14 @@ class Study:
         options = _last_wins([*options, *in_float32("base.trainer.bf16=false"), *self.sizes.finetune])
         if name == "steps":
             self._share_with(out)
-        stabledllm("experiment", HERE / "recipes" / "finetune.yaml", *options, "--jobs", self.jobs)
+        stabledllm("experiment", RECIPE, *options, "--jobs", self.jobs)
         models = {
             run.parent: folder for run in out.glob("runs/*/*/run.json") if (folder := run.parent / "model").is_dir()
         }
         self._write_familiar({out: model} | models)
         for folder in models.values():  # 0.5 GB each, and never needed again
             shutil.rmtree(folder)
-        (out / DONE.format(seed)).touch()
+        copy(RECIPE, out / DONE.format(seed))
 
     def _write_familiar(self, models: dict[Path, Path]) -> None:
         from studies.real_model.row_nll import write_familiar

@@ -396,6 +396,25 @@ def test_equal_steps_take_over_what_equal_compute_measured(tmp_path, monkeypatch
     assert (steps / "untuned.json").read_text() == "its own"
 
 
+def test_an_experiment_is_asked_again_when_its_recipe_is_another(tmp_path, monkeypatch):
+    made = study.Study(tmp_path, sizes.REHEARSAL, tmp_path)
+
+    def done() -> dict[str, bool]:
+        return {item.name: item.done for item in made.items("finetune")}
+
+    monkeypatch.setattr(parts, "stabledllm", lambda *words: None)
+    monkeypatch.setattr(parts.Study, "_write_familiar", lambda *given: None)
+    monkeypatch.setattr(parts.Study, "best", lambda given: "shift")
+    for item in made.items("finetune"):
+        item.result.parent.mkdir(parents=True, exist_ok=True)
+        item.run()
+    assert all(done().values())
+    changed = tmp_path / "finetune.yaml"
+    changed.write_text(parts.RECIPE.read_text(encoding="utf-8").replace("3.0e-5", "1.0e-4"))
+    monkeypatch.setattr(parts, "RECIPE", changed)
+    assert not any(done().values())
+
+
 def test_rows_take_turns_over_the_templates():
     rows = [{"origin": f"x row {i} (gsm_symbolic template {i // 3})"} for i in range(6)]
     assert [problems.template_of(row)[-1] for row in problems.by_turns(rows)] == ["0", "1"] * 3
