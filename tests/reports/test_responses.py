@@ -78,7 +78,7 @@ def test_the_page_tells_rollouts_apart(tmp_path):
     assert "Reward at the end of training" in text
     for table in (cost_table(stored), runs_table(stored)):
         place = next(i for i, column in enumerate(table.columns) if column.startswith("forward rows of decoding"))
-        assert all(row[place] == "1\u202f234" for row in table.rows)
+        assert all(row[place] == "1,234" for row in table.rows)
 
 
 def test_other_runs_have_neither(tmp_path):

@@ -67,10 +67,10 @@ def cosine(figures: Tensor, left_out: Sequence[Tensor]) -> Estimate:
     return Estimate(value=_cut(value), stderr=stderr, n=n, ends=ends)
 
 
-def as_ratio(found: Estimate) -> Estimate:
-    """The estimate of a ratio that cannot be negative, with the interval that covers both forms where it is above 0.
+def not_negative(found: Estimate) -> Estimate:
+    """The estimate of what cannot be negative, with the interval that covers Student's and the one on logarithms.
 
-    >>> [round(end, 2) for end in as_ratio(Estimate(value=2.0, stderr=0.5, n=10)).interval()]
+    >>> [round(end, 2) for end in not_negative(Estimate(value=2.0, stderr=0.5, n=10)).interval()]
     [0.87, 3.52]
     """
     ratio = of_estimated_ratio(found)

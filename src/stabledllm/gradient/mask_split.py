@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from stabledllm.gradient.components import UNIT, ratio_of
-from stabledllm.gradient.fieller import as_ratio, ends_within
+from stabledllm.gradient.fieller import ends_within, not_negative
 from stabledllm.gradient.floor import MeanOfRows, mean_in_cells
 from stabledllm.gradient.nested_masks import NestedMasks
 from stabledllm.gradient.predicted import data_noise
@@ -33,8 +33,8 @@ from stabledllm.stats.intervals import Ends
 class MaskSplit:
     """The split of A of Standard's gradient, and the least noise of each class of estimator, with intervals.
 
-    Those of the parts are Student's, of shares Fieller's within [0, 1]; those of the least noise cover Student's and
-    that on the scale of logarithms, since few rows often show too little of it.
+    Those of shares are Fieller's within [0, 1]. Few rows often show too little of a part and of the least noise: theirs
+    cover Student's and that on the scale of roots, of the least noise that on the scale of logarithms.
 
     >>> from stabledllm.gradient.example import example_nested
     >>> split = split_masks(example_nested())
@@ -85,7 +85,7 @@ def split_masks(nested: NestedMasks) -> MaskSplit:
     whole = sum(parts.values())
 
     def mean(part: Tensor) -> Estimate:
-        return estimate(lambda keep: [part[:, keep].mean(1)], rows, UNIT)
+        return as_part(estimate(lambda keep: [part[:, keep].mean(1)], rows, UNIT))
 
     def share(part: Tensor) -> Estimate:
         found = estimate(lambda keep: [part[:, keep].mean(1), whole[:, keep].mean(1)], rows, "of A", ratio_of)
@@ -98,7 +98,7 @@ def split_masks(nested: NestedMasks) -> MaskSplit:
         def parts_of(keep: Tensor) -> list[Tensor]:
             return [cells[:, keep].mean(1), standard(keep)]
 
-        return as_ratio(estimate(parts_of, rows, "of Standard's", over_standard))
+        return not_negative(estimate(parts_of, rows, "of Standard's", over_standard))
 
     def standard(keep: Tensor) -> Tensor:
         return (whole + nested.rate)[:, keep].mean(1)
@@ -114,7 +114,7 @@ def split_masks(nested: NestedMasks) -> MaskSplit:
             cell = (nested.in_partition + own)[:, keep].mean(1)
             return [cell, shared(keep), views, data(keep), standard(keep)]
 
-        return as_ratio(estimate(parts_of, rows, "of Standard's", over_standard))
+        return not_negative(estimate(parts_of, rows, "of Standard's", over_standard))
 
     return MaskSplit(
         **{name: mean(part) for name, part in parts.items()},
@@ -124,6 +124,21 @@ def split_masks(nested: NestedMasks) -> MaskSplit:
         least_partition=least_partition(),
         forwards=nested.forwards,
     )
+
+
+def as_part(found: Estimate) -> Estimate:
+    """The estimate of a part, which may be 0, with the upper end of the interval on the scale of roots where above 0.
+
+    That on the scale of logarithms has no end to speak of for a part that is not told apart from 0.
+
+    >>> [round(end, 2) for end in as_part(Estimate(value=2.0, stderr=1.0, n=10)).interval()]
+    [-0.26, 4.9]
+    """
+    low, high = found.interval()
+    if not (found.value > 0 and math.isfinite(high)):
+        return found
+    beyond = (high - found.value) ** 2 / (4 * max(found.value, found.stderr / 2))
+    return replace(found, ends=(low, high + beyond)) if beyond else found
 
 
 def ends_of_share(part: Tensor, whole: Tensor) -> Ends:

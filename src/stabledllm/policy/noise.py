@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
-from stabledllm.gradient.fieller import as_ratio, cosine
+from stabledllm.gradient.fieller import cosine, not_negative
 from stabledllm.gradient.parameters import chosen_parameters
 from stabledllm.likelihood.compared import MeasuredNoise, of_positive_ratio
 from stabledllm.likelihood.interface import Draws, Estimator
@@ -122,7 +122,7 @@ class GroupNoise(MeasuredNoise):
         def norms(keep: Tensor) -> float:
             return float((self.signal[keep].sum() / self.exact[keep].sum()).sqrt())
 
-        return direction, as_ratio(jackknife(norms, len(each), ""))
+        return direction, not_negative(jackknife(norms, len(each), ""))
 
     def as_dict(self) -> dict:
         direction, size = (found.as_dict() for found in self.direction())

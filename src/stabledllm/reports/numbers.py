@@ -159,9 +159,9 @@ def yes_no(v: object) -> str:
 
 
 def count(n: object) -> str:
-    """A whole number as text with thousands apart: ``12 345``."""
+    """A whole number as text with thousands apart: ``12,345``."""
     n = number(n)
-    return NONE if math.isnan(n) else f"{n:,.0f}".replace(",", "\u202f")
+    return NONE if math.isnan(n) else f"{n:,.0f}"
 
 
 def duration(seconds: object) -> str:
