@@ -6,6 +6,7 @@ measurements count, and none is repeated.
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -244,12 +245,12 @@ def _noises(record: dict, place: str) -> str:
 
 
 def _cosine(stored: dict) -> str:
-    """A cosine with its 95 % interval, or with its standard error where records from before intervals have that."""
+    """A cosine with its 95 % interval, where that is known."""
     if stored["value"] is None:
         return "–"
-    if "ci_low" in stored:
-        return with_ends(stored["value"], stored["ci_low"], stored["ci_high"], ".2f")
-    return f"{stored['value']:.2f}" + ("" if stored["stderr"] is None else f" ± {stored['stderr']:.2f}")
+    error = 1.96 * (stored["stderr"] or math.nan)
+    low, high = stored.get("ci_low", stored["value"] - error), stored.get("ci_high", stored["value"] + error)
+    return f"{stored['value']:.2f}" if math.isnan(low) else with_ends(stored["value"], low, high, ".2f")
 
 
 def _predicted(record: dict) -> str:

@@ -17,7 +17,7 @@ from studies.real_model.problems import SYSTEM, write_familiar_rows, write_halve
 from studies.real_model.sizes import Sizes
 
 from stabledllm.runtime.device import emulates
-from stabledllm.runtime.files import copy
+from stabledllm.runtime.files import copy, write_text
 
 if TYPE_CHECKING:
     from stabledllm.config.settings import DataSettings
@@ -29,7 +29,8 @@ FAMILIAR = "familiar.json"
 PRECISIONS = {"float32": "trainer.bf16=false", "bfloat16": "trainer.bf16=true"}
 RECIPE = HERE / "recipes" / "finetune.yaml"
 DONE = "seeds-to-{}.done"
-"""A copy of the recipe: after a change of that, such as of the learning rate, the experiment is asked again."""
+"""Holds the recipe's settings: after a change of one, such as the learning rate, the experiment is asked again, and
+refuses the folder of the others."""
 PAPER = ("standard", "ppots", "mirror", "ppots+mirror")
 CONVERTED = {
     "shift": [],
@@ -47,7 +48,7 @@ class Item:
     Args:
         result: the file that is there once it is done. cost: its share of the time, in minutes of one idle core.
         stage: items of one stage of a part need nothing of each other.
-        says: what the result says if it was made as it would be now; None where it says nothing of that.
+        says: what the result says if its recipe was that of now; None where it says nothing of that.
     """
 
     part: str
@@ -237,7 +238,7 @@ class Study:
         seeds = range(1, self.sizes.seeds + 1) if self.jobs == 1 else [self.sizes.seeds]
         for stage, (seed, (name, cost)) in enumerate(product(seeds, experiments)):
             result, run = self.out / "finetune" / name / DONE.format(seed), partial(self._experiment, name, seed)
-            yield Item("finetune", f"{name}, seed {seed}", result, cost, run, stage, RECIPE.read_text(encoding="utf-8"))
+            yield Item("finetune", f"{name}, seed {seed}", result, cost, run, stage, settings_of(RECIPE))
 
     def methods(self, name: str) -> list[str]:
         """The methods of an experiment of part 3; at equal steps those of one view are the same runs."""
@@ -253,6 +254,7 @@ class Study:
         return list(dict.fromkeys([*PAPER, "lowdisc+fixedcount", named]))
 
     def _experiment(self, name: str, seed: int) -> None:
+        says = settings_of(RECIPE)  # before the hours in which somebody may change it
         out = self.out / "finetune" / name
         model = self.out / "models" / "original" if name == "original" else self.run(self.best()) / "model"
         files = {"train": "tune", "validation": "held_out", "test": "problems"}
@@ -270,7 +272,7 @@ class Study:
         self._write_familiar({out: model} | models)
         for folder in models.values():  # 0.5 GB each, and never needed again
             shutil.rmtree(folder)
-        copy(RECIPE, out / DONE.format(seed))
+        write_text(out / DONE.format(seed), says)
 
     def _write_familiar(self, models: dict[Path, Path]) -> None:
         from studies.real_model.row_nll import write_familiar
@@ -288,6 +290,13 @@ class Study:
         for name in ("untuned.json", FAMILIAR, "p_of_t_ppots_mirror.json"):
             if (file := self.out / "finetune" / "compute" / name).is_file() and not (out / name).is_file():
                 copy(file, out / name)
+
+
+def settings_of(recipe: Path) -> str:
+    """The settings of a recipe, without its comments."""
+    import yaml
+
+    return json.dumps(yaml.safe_load(recipe.read_text(encoding="utf-8")), sort_keys=True)
 
 
 def in_float32(override: str) -> list[str]:

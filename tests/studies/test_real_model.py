@@ -409,9 +409,11 @@ def test_an_experiment_is_asked_again_when_its_recipe_is_another(tmp_path, monke
         item.result.parent.mkdir(parents=True, exist_ok=True)
         item.run()
     assert all(done().values())
-    changed = tmp_path / "finetune.yaml"
-    changed.write_text(parts.RECIPE.read_text(encoding="utf-8").replace("3.0e-5", "1.0e-4"))
+    text, changed = parts.RECIPE.read_text(encoding="utf-8"), tmp_path / "finetune.yaml"
     monkeypatch.setattr(parts, "RECIPE", changed)
+    changed.write_text(f"# Another comment.\n{text}")
+    assert all(done().values())
+    changed.write_text(text.replace("3.0e-5", "1.0e-4"))
     assert not any(done().values())
 
 

@@ -126,7 +126,7 @@ def decompose_gradient(
 
 
 def noise_scale(variance: Callable[[Tensor], Tensor], mean_square: Callable[[Tensor], Tensor], rows: int) -> Estimate:
-    """The simple noise scale tr Var / |G|² in rows, of McCandlish et al., arXiv:1812.06162.
+    """The simple noise scale tr Var / |G|² in rows (McCandlish et al., arXiv:1812.06162); NaN if |G|² is not above 0.
 
     Args:
         variance: tr Var of one row's gradient by block, shape (Q,), as a function of the rows to use.
@@ -135,7 +135,11 @@ def noise_scale(variance: Callable[[Tensor], Tensor], mean_square: Callable[[Ten
     >>> noise_scale(lambda keep: torch.tensor([6.0]), lambda keep: torch.tensor([2.0]), rows=4).value
     3.0
     """
-    return estimate(lambda keep: [variance(keep), mean_square(keep)], rows, "rows", ratio_of)
+
+    def scale(top: float, bottom: float) -> float:
+        return top / bottom if bottom > 0 else math.nan
+
+    return estimate(lambda keep: [variance(keep), mean_square(keep)], rows, "rows", scale)
 
 
 def as_positive(estimated: Estimate) -> Estimate:

@@ -41,7 +41,7 @@ class GradientFloor:
     """One density for all rows, with low discrepancy over a long step."""
     own: Estimate
     """A density of its own for every row, known beforehand, iid; no method here has that. The root of a noisy squared
-    norm is low on average, which a jackknife over the masks of each cell makes up for."""
+    norm is low on average, most of which a jackknife over the masks of each cell makes up for."""
 
     def as_dict(self) -> dict:
         """JSON form."""

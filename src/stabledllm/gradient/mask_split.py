@@ -18,8 +18,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from stabledllm.gradient.bounded import ends_within, not_negative
 from stabledllm.gradient.components import UNIT, ratio_of
-from stabledllm.gradient.fieller import ends_within, not_negative
 from stabledllm.gradient.floor import MeanOfRows, mean_in_cells
 from stabledllm.gradient.nested_masks import NestedMasks
 from stabledllm.gradient.predicted import data_noise
@@ -34,7 +34,7 @@ class MaskSplit:
     """The split of A of Standard's gradient, and the least noise of each class of estimator, with intervals.
 
     Those of shares are Fieller's within [0, 1]. Few rows often show too little of a part and of the least noise: theirs
-    cover Student's and that on the scale of roots, of the least noise that on the scale of logarithms.
+    have the upper end of what cannot be negative.
 
     >>> from stabledllm.gradient.example import example_nested
     >>> split = split_masks(example_nested())
@@ -56,7 +56,7 @@ class MaskSplit:
     all rows."""
     least_balanced: Estimate
     """The same of views that mask all tokens equally often and are otherwise independent. Both leave out all noise of t
-    and what views of one row cost in data noise. Where few rows are measured they are somewhat low, as floors are."""
+    and what views of one row cost in data noise. Of few rows they are somewhat low, as roots of noisy means are."""
     least_partition: Estimate
     """The same of partitions, k tokens in each of P / k views at one t, with that cost and the noise of t that a source
     leaves; as if P / k were whole, and with the context's odd orders in full, which a partition lowers. Comparable with
@@ -85,7 +85,7 @@ def split_masks(nested: NestedMasks) -> MaskSplit:
     whole = sum(parts.values())
 
     def mean(part: Tensor) -> Estimate:
-        return as_part(estimate(lambda keep: [part[:, keep].mean(1)], rows, UNIT))
+        return not_negative(estimate(lambda keep: [part[:, keep].mean(1)], rows, UNIT))
 
     def share(part: Tensor) -> Estimate:
         found = estimate(lambda keep: [part[:, keep].mean(1), whole[:, keep].mean(1)], rows, "of A", ratio_of)
@@ -124,21 +124,6 @@ def split_masks(nested: NestedMasks) -> MaskSplit:
         least_partition=least_partition(),
         forwards=nested.forwards,
     )
-
-
-def as_part(found: Estimate) -> Estimate:
-    """The estimate of a part, which may be 0, with the upper end of the interval on the scale of roots where above 0.
-
-    That on the scale of logarithms has no end to speak of for a part that is not told apart from 0.
-
-    >>> [round(end, 2) for end in as_part(Estimate(value=2.0, stderr=1.0, n=10)).interval()]
-    [-0.26, 4.9]
-    """
-    low, high = found.interval()
-    if not (found.value > 0 and math.isfinite(high)):
-        return found
-    beyond = (high - found.value) ** 2 / (4 * max(found.value, found.stderr / 2))
-    return replace(found, ends=(low, high + beyond)) if beyond else found
 
 
 def ends_of_share(part: Tensor, whole: Tensor) -> Ends:

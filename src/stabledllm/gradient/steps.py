@@ -11,14 +11,14 @@ Legend: S steps, n rows of a step, D coordinates (k of a sketch).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from stabledllm.gradient.bounded import cosine
 from stabledllm.gradient.components import UNIT, as_positive, heavy_tail
-from stabledllm.gradient.fieller import cosine
 from stabledllm.gradient.projected import projection_error
 from stabledllm.stats.estimate import Estimate, student
 from stabledllm.stats.intervals import UNKNOWN, Ends, Ratio, of_estimated_ratio, of_sum, of_variance, tail_of, widest
@@ -83,8 +83,13 @@ class StepGradients:
     def clipping_cosine(self) -> Estimate:
         """Cosine of the mean clipped and the mean raw gradient, 1 where clipping leaves its direction as it is.
 
-        It is from pairs of different steps; NaN where a mean gradient may be 0.
+        NaN where an estimated squared norm is not above 0; the interval is all of [-1, 1] where one may be 0.
         """
+        return cosine(*self.clipping_products())
+
+    def clipping_products(self) -> tuple[Tensor, list[Tensor]]:
+        """Product and squared norms of the mean clipped and raw gradients, (3,), from pairs of different steps; and the
+        same without each step, (S, 3), and without each block of a projection."""
         raw, clipped = (self.gram[t].diagonal() for t in ("raw", "clipped"))
         factor = torch.where(raw > 0, (clipped / raw).sqrt(), 1.0)
 
@@ -96,7 +101,7 @@ class StepGradients:
         left_out = [leave_one_out(figures, len(factor))]
         if len(blocks) > 1:
             left_out.append(leave_one_out(lambda keep: figures(every, blocks[keep].mean(0)), len(blocks)))
-        return cosine(_exactly(figures(every)), list(map(_exactly, left_out)))
+        return _float64(figures(every)), [_float64(each) for each in left_out]
 
     def as_dict(self) -> dict:
         """JSON form; ``heavy_tail`` marks the transforms whose errors cannot be trusted."""
@@ -177,7 +182,7 @@ def variance_covariance(one: StepGradients, other: StepGradients) -> float:
     return float(((left[0] - left[0].mean()) * (left[1] - left[1].mean())).sum()) * (n - 1) / n
 
 
-def _exactly(numbers: object) -> Tensor:
+def _float64(numbers: Sequence) -> Tensor:
     return torch.tensor(numbers, dtype=torch.float64)
 
 
@@ -245,4 +250,4 @@ def _noise_to_signal(k: Tensor) -> float:
 
 
 def _left_out(statistic: Callable[[Tensor], float], k: Tensor) -> Tensor:
-    return torch.tensor(leave_one_out(lambda keep: statistic(k[keep][:, keep]), len(k)), dtype=torch.float64)
+    return _float64(leave_one_out(lambda keep: statistic(k[keep][:, keep]), len(k)))

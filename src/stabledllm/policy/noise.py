@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from stabledllm.data.rows import TokenRow
 from stabledllm.errors import UserError
-from stabledllm.gradient.fieller import cosine, not_negative
+from stabledllm.gradient.bounded import cosine, not_negative
 from stabledllm.gradient.parameters import chosen_parameters
 from stabledllm.likelihood.compared import MeasuredNoise, of_positive_ratio
 from stabledllm.likelihood.interface import Draws, Estimator
@@ -112,17 +112,20 @@ class GroupNoise(MeasuredNoise):
     def direction(self) -> tuple[Estimate, Estimate]:
         """The cosine of the mean gradient with the bound's, over all prompts, and its norm over the bound's.
 
-        Errors are over prompts (jackknife). NaN where the noise hides a norm.
+        Errors are over prompts (jackknife). NaN where an estimated squared norm is not above 0.
         """
-        each = torch.stack([self.along, self.signal, self.exact], -1)
-        direction = cosine(each.sum(0), [each.sum(0) - each])
-        if math.isnan(direction.value):
-            return direction, direction
+        figures, without = self.products()
 
         def norms(keep: Tensor) -> float:
-            return float((self.signal[keep].sum() / self.exact[keep].sum()).sqrt())
+            own, exact = (float(x[keep].mean()) for x in (self.signal, self.exact))
+            return (own / exact) ** 0.5 if min(own, exact) > 0 else math.nan
 
-        return direction, not_negative(jackknife(norms, len(each), ""))
+        return cosine(figures, [without]), not_negative(jackknife(norms, len(without), ""))
+
+    def products(self) -> tuple[Tensor, Tensor]:
+        """Product of the mean gradient with the bound's and the squared norms, (3,); without each prompt, (Q, 3)."""
+        each = torch.stack([self.along, self.signal, self.exact], -1)
+        return each.mean(0), (each.sum(0) - each) / (len(each) - 1)
 
     def as_dict(self) -> dict:
         direction, size = (found.as_dict() for found in self.direction())

@@ -80,7 +80,7 @@ def _percent(share: Estimate) -> str:
 
 
 def _least(part: Estimate) -> str:
-    """An estimate that cannot be negative, though from few rows it may be, with its interval where that is known."""
+    """An estimate of what cannot be negative, one below 0 as 0, with its interval where that is known."""
     low, high = part.interval()
     around = "" if math.isnan(low + high) else f" ({max(low, 0.0):.2g} to {max(high, 0.0):.2g})"
     return f"{max(part.value, 0.0):.3g}{around}"
