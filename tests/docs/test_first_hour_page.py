@@ -17,13 +17,15 @@ SCREENS = re.findall(r"(?ms)^\$ stabledllm (.*?)\n(.*?)(?=^\$ |^```)", PAGE)
 QUICK = [(command, screen) for command, screen in SCREENS if "--quick" not in command and "killed" not in command]
 REFUSED = "model=tny"
 """In the one command that is refused."""
-_OF_THE_MACHINE = re.compile(r"device |loading |about |generate: |[-—]{3}|\d+ runs? at a time|\S+, seed \d+: |note: ")
+_OF_THE_MACHINE = re.compile(
+    r"device |loading |about |generate: |[-—]{3}|\d+ runs? at a time|\S+, seed \d+: |note: |.* \.\.\.$"
+)
 
 
 def without_figures(command: str, text: str) -> list[str]:
     """The words of a screen, numbers as 0: they, and how wide the columns are, differ from machine to machine.
 
-    So do the lines on what goes on side by side; of an experiment the first table is left.
+    So do the lines on what goes on side by side or takes more than a moment; of an experiment the first table is left.
     """
     if command.startswith("experiment"):
         text = text.partition("Validation NLL (nats per token)\n")[2].partition("p (Holm):")[0]
