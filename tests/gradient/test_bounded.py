@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from stabledllm.gradient.bounded import cosine, ends_within, not_negative
+from stabledllm.gradient.components import noise_scale
 from stabledllm.stats.estimate import Estimate, student
 from stabledllm.stats.jackknife import jackknife
 from tests.checks.cosine_coverage import coverage, of_clipping, of_prompts, true_cosine, turning
@@ -104,3 +105,13 @@ def test_an_interval_that_misses_the_limits_holds_half_its_width():
     half = student(9) * 0.1 / 2
     for mean, ends in ((-1.0, (0, half)), (3.0, (1 - half, 1))):
         assert ends_within(torch.tensor([mean, 2.0]), covariance, 9, (0.0, 1.0)) == pytest.approx(ends)
+
+
+def test_products_without_a_prompt_are_of_the_same_scale():
+    figures, (without,) = of_prompts(6, torch.Generator().manual_seed(0), 0.9, noise=0.0, spread=0.0)
+    assert torch.allclose(without, figures.expand(6, 3))
+
+
+def test_a_noise_scale_over_nothing_is_not_known():
+    found = noise_scale(lambda keep: torch.tensor([6.0]), lambda keep: torch.tensor([-2.0]), rows=4)
+    assert math.isnan(found.value)

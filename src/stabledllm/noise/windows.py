@@ -127,7 +127,7 @@ class InWindow:
     def _by_size(self, value: Callable[[Tensor, Tensor], Tensor], of: Tensor, size: Tensor) -> Tensor:
         """``value(edges of the counts' cells of t, of)`` with the edges for each row's own size; float64."""
         sizes = [int(size)] if size.numel() == 1 else size.unique().tolist()
-        if len(sizes) == 1:  # nothing to sort out, in a tenth of the time
+        if len(sizes) == 1:  # nothing to sort out
             return value(_edges(sizes[0], self.least, self.most, self.bell).to(of.device), of).double()
         size, out = size.expand_as(of), of.new_zeros(of.shape).double()
         for one in sizes:
