@@ -75,11 +75,21 @@ def fill(page: Path, blocks: dict[str, str]) -> None:
 def status(results: dict) -> str:
     """What is finished: the figures of other parts are not final."""
     left = results["unfinished"]
-    where = f"Made on: {results['device'] or 'no run yet'}."
+    where = f"Made on: {results['device'] or 'no run yet'}.{_kept(results)}"
     if not left:
         return f"**Finished.** {where}"
     parts = "; ".join(f"{part} ({len(items)} left, next: {items[0]})" for part, items in left.items())
     return f"**Unfinished: {parts}.** What these parts' tables hold is not final. {where}"
+
+
+def _kept(results: dict) -> str:
+    """What is of an earlier machine."""
+    if not any(results.get("kept", {}).values()):
+        return ""
+    told = " Parts 1 and 2 were measured on an earlier machine, but for what its results lacked."
+    for arm, (here, there) in results["adapted_again"].items():
+        told += f" Part 3 starts from `{arm}` adapted again, which ended at {here:.3f} instead of {there:.3f}."
+    return told
 
 
 def read_results(folder: Path = HERE) -> dict:

@@ -7,12 +7,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from studies.real_model.earlier import HALVES, ROW_BY_ROW, final_nll, kept
 from studies.real_model.problems import SYSTEM, write_familiar_rows, write_halves, write_problems
 from studies.real_model.sizes import Sizes
 
@@ -49,6 +50,7 @@ class Item:
         result: the file that is there once it is done. cost: its share of the time, in minutes of one idle core.
         stage: items of one stage of a part need nothing of each other.
         says: what the result says if its recipe was that of now; None where it says nothing of that.
+        kept: another machine's results hold it.
     """
 
     part: str
@@ -58,9 +60,12 @@ class Item:
     run: Callable[[], None]
     stage: int = 0
     says: str | None = None
+    kept: bool = False
 
     @property
     def done(self) -> bool:
+        if self.kept:
+            return True
         if not self.result.exists():
             return False
         return self.says is None or self.result.read_text(encoding="utf-8") == self.says
@@ -80,12 +85,14 @@ class Study:
     Args:
         original: the model that is converted, as ``stabledllm convert`` takes it.
         jobs: commands at the same time.
+        earlier: the results of another machine, what they hold is not made again; empty for none.
     """
 
     out: Path
     sizes: Sizes
     original: Path
     jobs: int = 1
+    earlier: dict = field(default_factory=dict)
 
     def text(self, name: str) -> str:
         """The name of a file of rows, as the commands take it."""
@@ -102,7 +109,8 @@ class Study:
     def items(self, part: str) -> list[Item]:
         """The items of a part, in the order in which they are made."""
         kinds = {"models": self._models, "adapt": self._adapt, "noise": self._noise, "finetune": self._finetune}
-        return list(kinds[part]())
+        best = self.best() if self.earlier else ""
+        return [replace(item, kept=kept(self.earlier, part, item.name, best)) for item in kinds[part]()]
 
     # The models and the rows
 
@@ -146,7 +154,7 @@ class Study:
     def _adapt(self) -> Iterator[Item]:
         for arm in self.sizes.arms:
             yield Item("adapt", arm, self.run(arm) / "run.json", 12, partial(self._adapt_one, arm))
-        yield Item("adapt", "row by row", self.out / "adapt" / ROWS, 2, self._write_row_nll, stage=1)
+        yield Item("adapt", ROW_BY_ROW, self.out / "adapt" / ROWS, 2, self._write_row_nll, stage=1)
 
     def _adapt_one(self, arm: str) -> None:
         where = [f"model={self.model(arm)}", f"out={self.run(arm)}", *self._adapting()]
@@ -174,7 +182,9 @@ class Study:
 
     def best(self) -> str:
         """The pretrained arm that ends with the lowest NLL on the held-out rows."""
-        return min((arm for arm in self.sizes.arms if arm != "random"), key=lambda arm: nll_of(self.run(arm)))
+        known = self.earlier.get("adapt", {})
+        arms = (arm for arm in self.sizes.arms if arm != "random")
+        return min(arms, key=lambda arm: final_nll(known[arm]) if arm in known else nll_of(self.run(arm)))
 
     # Part 2: the noise
 
@@ -190,7 +200,7 @@ class Study:
             run = folder / f"precision-{kind}"
             yield Item("noise", run.name, run / "run.json", 2, partial(self._train_still, run, PRECISIONS[kind]))
         halves = self.out / "text" / "measure_long.jsonl"
-        yield Item("noise", "halves", halves, 0.5, self._halve, stage=1)
+        yield Item("noise", HALVES, halves, 0.5, self._halve, stage=1)
         standard = ("--gradient", "--methods", "standard", *self.sizes.decompose, *self.sizes.lengths)
         for when in ("after", "before"):
             for half in ("short", "long"):
@@ -249,7 +259,8 @@ class Study:
     def compared(self) -> list[str]:
         """The methods at equal compute: the paper's, ours without a fit, and what part 2 recommends."""
         measured = self.out / "noise" / "after" / RECORD
-        record = json.loads(measured.read_text()) if measured.is_file() else {}
+        known = self.earlier.get("noise", {}).get("after", {})
+        record = json.loads(measured.read_text()) if measured.is_file() else known
         named = (record.get("recommendation") or {}).get("method", "standard")
         return list(dict.fromkeys([*PAPER, "lowdisc+fixedcount", named]))
 
@@ -313,4 +324,4 @@ def _last_wins(options: Sequence[str]) -> list[str]:
 
 def nll_of(run: Path) -> float:
     """The final NLL of a run."""
-    return json.loads((run / "run.json").read_text())["metrics"]["validation_nll"]["value"]
+    return final_nll(json.loads((run / "run.json").read_text()))

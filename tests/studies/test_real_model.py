@@ -81,6 +81,45 @@ def test_unfinished_parts_are_named():
     assert page.status({"unfinished": {}, "device": "cpu"}) == "**Finished.** Made on: cpu."
 
 
+def test_what_an_earlier_machine_had_is_not_made_again_and_stands_on_the_page(tmp_path, monkeypatch):
+    """The committed results are of a folder that may be gone: on this machine only what they lack is made."""
+    earlier = page.read_results()
+    made = study.Study(
+        tmp_path, sizes.CPU, tmp_path, earlier=earlier | {"unfinished": {"noise": ["before-long"], "finetune": ["x"]}}
+    )
+    assert made.best() == "annealed"
+    left = {part: [item.name for item in made.items(part) if not item.done] for part in ("adapt", "noise", "finetune")}
+    assert left["adapt"] == ["annealed"], "the model that everything else starts from is needed"
+    assert left["noise"] == ["halves", "before-long"]
+    assert len(left["finetune"]) == 3 * sizes.CPU.seeds, "runs are compared with one another: of one machine"
+    finished = study.Study(tmp_path, sizes.CPU, tmp_path, earlier=earlier | {"unfinished": {}})
+    assert all(item.done for part in left for item in finished.items(part))
+    assert finished.compared() == [*parts.PAPER, "lowdisc+fixedcount"]
+
+    here = {"metrics": {"validation_nll": {"value": 2.5}}, "history": [], "evaluations": []}
+    run = here | {"seconds": 1.0, "steps": 1, "versions": {}, "device": "cpu", "untuned": None}
+    run |= {"config": {"batch": 1, "trainer": {"learning_rate": 1.0}}}
+    (made.run("annealed")).mkdir(parents=True)
+    (made.run("annealed") / "run.json").write_text(json.dumps(run))
+    found = results.gather(finished)
+    assert found["finetune"] == earlier["finetune"], "nothing was fine-tuned here"
+    assert found["adapt"] == earlier["adapt"], "the curve beside the others is of their machine"
+    monkeypatch.setattr(results, "_finetune", lambda folder: {"compute": {"runs": []}})
+    found = results.gather(finished)
+    there = earlier["adapt"]["annealed"]["metrics"]["validation_nll"]["value"]
+    assert found["adapted_again"] == {"annealed": [2.5, there]}
+    assert found["finetune"] == {"compute": {"runs": []}}
+    assert f"which ended at 2.500 instead of {there:.3f}." in page.status(found)
+
+
+def test_earlier_results_of_another_size_are_one_sentence(tmp_path, capsys):
+    words = ["--rehearse", "--out", str(tmp_path), "--earlier"]
+    assert study.main([*words, str(FOLDER / "results.json")]) == 1
+    assert "expected a study of the same sizes in" in capsys.readouterr().err
+    assert study.main([*words, str(tmp_path / "none.json")]) == 1
+    assert "--earlier: expected a results.json, found none at" in capsys.readouterr().err
+
+
 def by_fake(monkeypatch, fails: set[str]) -> list[str]:
     """Replace the library's commands by ones that write their results alone; those in ``fails`` are killed."""
     called: list[str] = []
