@@ -27,6 +27,13 @@ def test_floors_equal_enumeration(profile):
     assert found.lowdisc.value < found.shared.value
 
 
+@pytest.mark.parametrize("rates", [1, 2])
+def test_the_floor_of_each_row_is_right_where_roots_are_noisy(rates):
+    """Two masks a cell: plain roots are low by 7 and 13 %, and squares of the corrected ones high by 22 and 7 %."""
+    noisy = gradient_profile(ToyGradients(), Method.parse("fixedcount"), rows=900, rates=rates, masks=2, seed=0)
+    assert_floors(gradient_floor(noisy), Setting(eps=0.1), ToyGradients().kinds, noisy.edges.numpy())
+
+
 @pytest.mark.parametrize("heights", [(1.0, 1.0), (3.0, 1.0), (1.0, 2.0, 4.0, 1.0), (0.2, 1.0, 5.0)])
 def test_no_density_is_below_the_floor(profile, heights):
     square = profile.squares().sum((0, 1)) / len(profile.rows)
