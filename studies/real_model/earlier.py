@@ -1,4 +1,8 @@
-"""What the results.json of another machine holds: it is not made again, and stands on the page beside what is."""
+"""Going on from the results.json of another machine, where the folder that it was made in is gone.
+
+Part 1 and what was measured in part 2 are kept. Part 3, if it is not finished there, is made anew as a whole, since its
+runs are compared with one another: from the best arm, which is adapted again for it.
+"""
 
 from __future__ import annotations
 
@@ -9,76 +13,112 @@ from pathlib import Path
 from scripts.real_model import Stopped
 from studies.real_model.sizes import Sizes
 
-from stabledllm.runtime.files import read_json
+from stabledllm.runtime.files import read_json, write_json
 
+SCHEMA = "stabledllm/study-real-model/1"
+FILE = "earlier.json"
+"""In the study's folder: the results that it goes on from."""
 ROW_BY_ROW, HALVES = "row by row", "halves"
 
 
-def read_earlier(file: Path, sizes: Sizes) -> dict:
-    """The results of a study of the same sizes.
+def earlier_of(out: Path, given: Path | None, sizes: Sizes) -> dict:
+    """The results that the study in ``out`` goes on from; empty for none. Those that are ``given`` are kept there.
 
     Raises:
-        Stopped: there is no such file, or its study is of other sizes.
+        Stopped: another study's results, ones without the whole of part 1, or a folder that began without them.
     """
-    if not file.is_file():
-        raise Stopped(f"--earlier: expected a results.json, found none at {file}")
-    found, own = read_json(file), json.loads(json.dumps(asdict(sizes)))
-    if found["sizes"] != own:
-        keys = ", ".join(key for key in own if found["sizes"].get(key) != own[key])
-        raise Stopped(f"--earlier: expected a study of the same sizes in {file}, found others ({keys})")
+    own = out / FILE
+    if given is None:
+        return read_json(own, SCHEMA) if own.is_file() else {}
+    found = read_json(given, SCHEMA)
+    if own.is_file():
+        if read_json(own) != found:
+            raise Stopped(f"--earlier: {out} goes on from other results already, those of {own}; take another --out.")
+        return found
+    if (out / "adapt").exists():
+        raise Stopped(f"--earlier: expected a folder in which nothing is adapted yet, found {out / 'adapt'}.")
+    said = json.loads(json.dumps(asdict(sizes)))
+    if found["sizes"] != said:
+        keys = ", ".join(key for key in said | found["sizes"] if found["sizes"].get(key) != said.get(key))
+        raise Stopped(f"--earlier: expected a study of the same sizes in {given}, found others ({keys}).")
+    missing = [arm for arm in sizes.arms if arm not in found["adapt"]]
+    if not found["adapt_versus_shift"]:
+        missing.append(ROW_BY_ROW)
+    if missing:
+        raise Stopped(f"--earlier: expected the whole of part 1 in {given}, found no {', '.join(missing)}.")
+    write_json(own, found)
     return found
 
 
-def kept(earlier: dict, part: str, name: str, best: str) -> bool:
-    """Whether an item's figures stand in the earlier results, so that it need not be made.
+def best_of(adapted: dict[str, dict]) -> str:
+    """The pretrained arm that ends with the lowest NLL on the held-out rows.
 
-    The best arm is adapted again while something is left that is measured on it; experiments are made again unless all
-    are there, since their runs are compared with one another and start from that model.
-
-    >>> earlier = {"adapt": {"shift": {}, "random": {}}, "adapt_versus_shift": {"shift": {}},
-    ...     "unfinished": {"noise": ["before-long"], "finetune": ["compute, seed 2"]}}
-    >>> [kept(earlier, "adapt", name, best="shift") for name in ("shift", "random", "row by row")]
-    [False, True, True]
-    >>> [kept(earlier, "noise", name, best="shift") for name in ("after", "before-long", "halves")]
-    [True, False, False]
-    >>> kept(earlier, "finetune", "compute, seed 1", best="shift"), kept(earlier, "models", "shift", best="shift")
-    (False, False)
-    >>> kept({}, "noise", "after", best="shift")
-    False
+    >>> def ended_at(nll):
+    ...     return {"metrics": {"validation_nll": {"value": nll}}}
+    >>> best_of({"shift": ended_at(2.0), "annealed": ended_at(1.5), "random": ended_at(1.0)})
+    'annealed'
     """
-    if not earlier or part == "models":
-        return False
-    left = earlier["unfinished"]
-    if part == "adapt":
-        if name == ROW_BY_ROW:
-            return bool(earlier["adapt_versus_shift"])
-        return name in earlier["adapt"] and not (name == best and left)
-    if part == "noise" and name != HALVES:
-        return name not in left.get("noise", ())
-    return not left.get(part)
-
-
-def merged(own: dict, earlier: dict) -> dict:
-    """A study's results with those that an earlier machine had, which stand where both have one.
-
-    Adds ``kept``: the names of what is not of this machine. ``adapted_again``: the final NLL of an arm here and there.
-    """
-    if not earlier:
-        return own
-    record = own | {name: own[name] | earlier[name] for name in ("conversions", "adapt", "noise")}
-    for name in ("text", "adapt_versus_shift", "precision"):
-        record[name] = earlier[name] or own[name]
-    record["plan"] = {name: plan or earlier["plan"][name] for name, plan in own["plan"].items()}
-    record["plan"]["adapt"] = earlier["plan"]["adapt"] or record["plan"]["adapt"]
-    if not own["finetune"]:
-        record |= {name: earlier[name] for name in ("finetune", "bands")}
-    record["kept"] = {part: list(earlier[part]) for part in ("adapt", "noise")}
-    twice = [arm for arm in own["adapt"] if arm in earlier["adapt"]]
-    again = {arm: [final_nll(found["adapt"][arm]) for found in (own, earlier)] for arm in twice}
-    record["adapted_again"] = again if own["finetune"] else earlier.get("adapted_again", {})
-    return record
+    return min((arm for arm in adapted if arm != "random"), key=lambda arm: final_nll(adapted[arm]))
 
 
 def final_nll(run: dict) -> float:
     """The final NLL of a run's record."""
     return run["metrics"]["validation_nll"]["value"]
+
+
+def kept(earlier: dict, part: str, name: str) -> bool:
+    """Whether an item need not be made, as the earlier results have it or nothing that is left needs it.
+
+    What bfloat16 changes is measured on the machine that makes part 3.
+
+    >>> earlier = {"adapt": {"shift": {"metrics": {"validation_nll": {"value": 2.0}}}, "random": {}},
+    ...     "noise": {"after": {}}, "precision": {"steps": 6},
+    ...     "unfinished": {"noise": ["before-long"], "finetune": ["compute, seed 2"]}}
+    >>> [name for name in ("shift", "random", "row by row") if not kept(earlier, "adapt", name)]
+    ['shift']
+    >>> [name for name in ("after", "before-long", "halves", "precision-float32") if not kept(earlier, "noise", name)]
+    ['before-long', 'halves', 'precision-float32']
+    >>> kept(earlier, "finetune", "compute, seed 1"), kept(earlier | {"unfinished": {}}, "finetune", "compute, seed 1")
+    (False, True)
+    """
+    if not earlier:
+        return False
+    left = earlier["unfinished"]
+    noise = left.get("noise", ())
+    if part == "models":
+        return not left
+    if part == "adapt":
+        on_best = "finetune" in left or any(item.startswith("after") for item in noise)
+        return name == ROW_BY_ROW or not (on_best and name == best_of(earlier["adapt"]))
+    if part == "finetune":
+        return "finetune" not in left
+    if name.startswith("precision"):
+        return bool(earlier["precision"]) and "finetune" not in left
+    return not noise if name == HALVES else name in earlier["noise"]
+
+
+def merged(own: dict, earlier: dict) -> dict:
+    """A study's results with those that it goes on from, which stand where both have one.
+
+    Adds ``kept``: what is of the earlier machine, by part. ``adapted_again``: the arm that part 3 starts from, as
+    it was adapted for it; the same arm in ``adapt`` is the earlier one.
+
+    Raises:
+        Stopped: the rows of the two are not the same.
+    """
+    if not earlier:
+        return own
+    if own["text"] and own["text"] != earlier["text"]:
+        raise Stopped("--earlier: expected the rows of the earlier results, found others (text/text.json).")
+    record = own | {name: earlier[name] for name in ("text", "conversions", "adapt", "adapt_versus_shift")}
+    record["noise"] = own["noise"] | earlier["noise"]
+    for name in ("precision", "versions", "device"):
+        record[name] = own[name] or earlier[name]
+    here = "finetune" in earlier["unfinished"] and bool(own["finetune"])
+    third = own if here else earlier
+    record |= {name: third[name] for name in ("finetune", "bands")}
+    record["plan"] = {"adapt": earlier["plan"]["adapt"], "finetune": third["plan"]["finetune"]}
+    record["adapted_again"] = own["adapt"] if here else earlier.get("adapted_again", {})
+    names = earlier.get("kept", {}).get("noise") or list(earlier["noise"])
+    record["kept"] = {"noise": names, "finetune": not here}
+    return record

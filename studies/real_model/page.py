@@ -83,12 +83,13 @@ def status(results: dict) -> str:
 
 
 def _kept(results: dict) -> str:
-    """What is of an earlier machine."""
-    if not any(results.get("kept", {}).values()):
+    """What is of an earlier machine, and what that leaves to be told."""
+    if not (found := results.get("kept")):
         return ""
-    told = " Parts 1 and 2 were measured on an earlier machine, but for what its results lacked."
-    for arm, (here, there) in results["adapted_again"].items():
-        told += f" Part 3 starts from `{arm}` adapted again, which ended at {here:.3f} instead of {there:.3f}."
+    told = f" Of an earlier machine are part 1 and, of part 2, {', '.join(found['noise'])}"
+    told += ", and part 3." if found["finetune"] else "."
+    for arm in results["adapted_again"]:
+        told += f" Part 3 starts from `{arm}` adapted again, which is another model: see part 1."
     return told
 
 

@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from studies.real_model.earlier import HALVES, ROW_BY_ROW, final_nll, kept
+from studies.real_model.earlier import HALVES, ROW_BY_ROW, best_of, kept
 from studies.real_model.problems import SYSTEM, write_familiar_rows, write_halves, write_problems
 from studies.real_model.sizes import Sizes
 
@@ -109,8 +109,7 @@ class Study:
     def items(self, part: str) -> list[Item]:
         """The items of a part, in the order in which they are made."""
         kinds = {"models": self._models, "adapt": self._adapt, "noise": self._noise, "finetune": self._finetune}
-        best = self.best() if self.earlier else ""
-        return [replace(item, kept=kept(self.earlier, part, item.name, best)) for item in kinds[part]()]
+        return [replace(item, kept=kept(self.earlier, part, item.name)) for item in kinds[part]()]
 
     # The models and the rows
 
@@ -182,9 +181,10 @@ class Study:
 
     def best(self) -> str:
         """The pretrained arm that ends with the lowest NLL on the held-out rows."""
-        known = self.earlier.get("adapt", {})
-        arms = (arm for arm in self.sizes.arms if arm != "random")
-        return min(arms, key=lambda arm: final_nll(known[arm]) if arm in known else nll_of(self.run(arm)))
+        if self.earlier:
+            return best_of(self.earlier["adapt"])
+        files = {arm: self.run(arm) / "run.json" for arm in self.sizes.arms if arm != "random"}
+        return best_of({arm: json.loads(file.read_text()) for arm, file in files.items()})
 
     # Part 2: the noise
 
@@ -247,8 +247,14 @@ class Study:
         experiments = (("compute", 25), ("steps", 16), ("original", 6))
         seeds = range(1, self.sizes.seeds + 1) if self.jobs == 1 else [self.sizes.seeds]
         for stage, (seed, (name, cost)) in enumerate(product(seeds, experiments)):
-            result, run = self.out / "finetune" / name / DONE.format(seed), partial(self._experiment, name, seed)
-            yield Item("finetune", f"{name}, seed {seed}", result, cost, run, stage, settings_of(RECIPE))
+            result, says, run = self._marker(name, seed), settings_of(RECIPE), partial(self._experiment, name, seed)
+            yield Item("finetune", f"{name}, seed {seed}", result, cost, run, stage, says)
+
+    def _marker(self, name: str, seed: int) -> Path:
+        """The file that says that an experiment is done up to a seed: that of a later seed does too."""
+        marks = [self.out / "finetune" / name / DONE.format(n) for n in range(seed, self.sizes.seeds + 1)]
+        says = settings_of(RECIPE)
+        return next((mark for mark in marks if mark.is_file() and mark.read_text(encoding="utf-8") == says), marks[0])
 
     def methods(self, name: str) -> list[str]:
         """The methods of an experiment of part 3; at equal steps those of one view are the same runs."""
@@ -258,9 +264,9 @@ class Study:
 
     def compared(self) -> list[str]:
         """The methods at equal compute: the paper's, ours without a fit, and what part 2 recommends."""
-        measured = self.out / "noise" / "after" / RECORD
-        known = self.earlier.get("noise", {}).get("after", {})
-        record = json.loads(measured.read_text()) if measured.is_file() else known
+        record, measured = self.earlier.get("noise", {}).get("after"), self.out / "noise" / "after" / RECORD
+        if record is None:
+            record = json.loads(measured.read_text()) if measured.is_file() else {}
         named = (record.get("recommendation") or {}).get("method", "standard")
         return list(dict.fromkeys([*PAPER, "lowdisc+fixedcount", named]))
 
@@ -320,8 +326,3 @@ def in_float32(override: str) -> list[str]:
 def _last_wins(options: Sequence[str]) -> list[str]:
     """The options without a key that is given again later: a command refuses a key that is there twice."""
     return list({option.partition("=")[0]: option for option in options}.values())
-
-
-def nll_of(run: Path) -> float:
-    """The final NLL of a run."""
-    return final_nll(json.loads((run / "run.json").read_text()))

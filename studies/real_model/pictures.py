@@ -20,6 +20,8 @@ ARMS = {
     "random": "random weights",
 }
 _COLOURS = ("#22262B", "#CC6677", "#0072B2", "#117733", "#B8860B")
+AGAIN = "{}, again for part 3"
+"""An arm that another machine adapted once more, which part 3 starts from."""
 _WHEN = {"before": ("#CC6677", "converted"), "after": ("#0072B2", "adapted"), "toy": ("#8A8F98", "shipped toy")}
 
 
@@ -28,13 +30,17 @@ def adaptation(results: dict) -> Figure:
     """NLL on held-out templates, the loss of each step and its gradient norm, over the steps of adaptation."""
     figure = new_figure(11, 3.6)
     left, middle, right = figure.subplots(1, 3)
-    for arm, ink in zip(ARMS, cycle(_COLOURS), strict=False):
-        if run := results["adapt"].get(arm):
+    inks = dict(zip(ARMS, cycle(_COLOURS), strict=False))
+    again = results.get("adapted_again", {})
+    runs = [(arm, results["adapt"].get(arm), "-", ARMS[arm]) for arm in ARMS]
+    for arm, run, line, name in [*runs, *((arm, run, ":", AGAIN.format(ARMS[arm])) for arm, run in again.items())]:
+        if run:
             step, nll, error = (np.array([e[k] for e in run["evaluations"]], float) for k in ("step", "nll", "stderr"))
-            left.errorbar(step, nll, 1.96 * error, color=ink, marker="o", markersize=3, capsize=2, label=ARMS[arm])
+            style = {"color": inks[arm], "linestyle": line}
+            left.errorbar(step, nll, 1.96 * error, **style, marker="o", markersize=3, capsize=2, label=name)
             history = np.array(run["history"], float)
-            middle.plot(history[:, 0], history[:, 1], color=ink, linewidth=0.9, alpha=0.85)
-            right.plot(history[:, 0], history[:, 2], color=ink, linewidth=0.9, alpha=0.85)
+            middle.plot(history[:, 0], history[:, 1], **style, linewidth=0.9, alpha=0.85)
+            right.plot(history[:, 0], history[:, 2], **style, linewidth=0.9, alpha=0.85)
     left.set_title("NLL bound, held-out templates")
     left.set_ylabel("nats per token")
     if results["adapt"]:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from studies.real_model.earlier import merged
+from studies.real_model.earlier import SCHEMA, merged
 from studies.real_model.parts import FAMILIAR, PRECISIONS, RECORD, ROWS, Study
 from studies.real_model.problems import templates_of
 
@@ -16,7 +16,6 @@ from stabledllm.experiment.summary import summarise
 from stabledllm.runtime.files import read_json
 from stabledllm.stats.estimate import student
 
-SCHEMA = "stabledllm/study-real-model/1"
 STEP = ("step", "loss", "grad_norm")
 KEPT = ("method", "seed", "status", "metrics", "forward_passes", "probe_forward_passes", "steps", "seconds")
 METHOD = ("relative_to_standard", "predicted_at_equal_compute", "pays")

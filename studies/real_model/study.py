@@ -28,7 +28,7 @@ from itertools import groupby
 from pathlib import Path
 
 from scripts.real_model import Stopped, fetch
-from studies.real_model.earlier import read_earlier
+from studies.real_model.earlier import earlier_of
 from studies.real_model.parts import Item, Study, in_float32
 from studies.real_model.sizes import CPU, GPU, REHEARSAL, Sizes
 
@@ -57,8 +57,9 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         if given.jobs is not None and given.jobs < 1:
             raise Stopped(f"--jobs: expected at least 1, found {given.jobs}")
-        study = prepare(given.out, given.gguf, sizes(rehearse=given.rehearse))
-        earlier = read_earlier(given.earlier, study.sizes) if given.earlier else {}
+        size = sizes(rehearse=given.rehearse)
+        earlier = earlier_of(given.out, given.earlier, size)
+        study = prepare(given.out, given.gguf, size)
         study = replace(study, jobs=given.jobs or study.sizes.jobs, earlier=earlier)
         for part in PARTS:
             if given.only in (None, part):
@@ -146,7 +147,7 @@ def make(study: Study, part: str) -> None:
         nonlocal made
         head = f"[{part} {number}/{len(items)}] {item.name}"
         if item.done:
-            print(f"{head}: done before", flush=True)
+            print(f"{head}: {'kept from the earlier results' if item.kept else 'done before'}", flush=True)
             return
         print(head, flush=True)
         begun = time.monotonic()

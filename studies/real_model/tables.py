@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from studies.real_model.ends import ends_of
-from studies.real_model.pictures import ARMS
+from studies.real_model.pictures import AGAIN, ARMS
 from studies.real_model.results import FAMILIAR_NLL
 
 COMPONENTS = {"mask_pattern": "A mask pattern", "mask_rate": "B mask rate", "data": "C data"}
@@ -61,12 +61,14 @@ def adaptation_table(results: dict) -> str:
         return NOTHING
     steps = sorted({e["step"] for run in results["adapt"].values() for e in run["evaluations"]})
     lines = []
-    for arm, run in results["adapt"].items():
+    again = results.get("adapted_again", {})
+    runs = [(arm, run, ARMS[arm]) for arm, run in results["adapt"].items()]
+    for arm, run, name in [*runs, *((None, run, AGAIN.format(ARMS[arm])) for arm, run in again.items())]:
         at = {e["step"]: f"{e['nll']:.3f}" for e in run["evaluations"]}
         found = results["adapt_versus_shift"].get(arm, {}).get("versus_shift")
         accuracy = run["metrics"].get("accuracy")
         against = interval(found, "difference", 3, sign=True) if found else "–"
-        lines.append((ARMS[arm], *(at.get(step, "–") for step in steps), against, share(accuracy)))
+        lines.append((name, *(at.get(step, "–") for step in steps), against, share(accuracy)))
     return markdown(("arm", *(f"step {step}" for step in steps), "last, minus the default's", "accuracy"), lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -59,7 +60,7 @@ def test_the_guide_to_converting_quotes_the_table():
     page, guide = (text.read_text(encoding="utf-8") for text in (FOLDER / "README.md", ROOT / "docs" / "convert.md"))
     table = page.partition("<!-- adaptation -->")[2].partition("<!-- end -->")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    ends = {row[0]: (row[5], row[6]) for row in rows if len(row) == 8 and row[5].startswith(tuple("0123456789"))}
+    ends = {row[0]: (row[5], row[6]) for row in rows if len(row) == 8 and "again" not in row[0] and row[5][0].isdigit()}
     quoted = {
         "shift kept (default)": "default: shift kept", "shift dropped": "`--no-shift`",
         "shift, attention annealed": "`--anneal-steps 60`", "shift, mask = mean of rows": "`--mask-embedding mean`",
@@ -81,43 +82,138 @@ def test_unfinished_parts_are_named():
     assert page.status({"unfinished": {}, "device": "cpu"}) == "**Finished.** Made on: cpu."
 
 
-def test_what_an_earlier_machine_had_is_not_made_again_and_stands_on_the_page(tmp_path, monkeypatch):
-    """The committed results are of a folder that may be gone: on this machine only what they lack is made."""
-    earlier = page.read_results()
-    made = study.Study(
-        tmp_path, sizes.CPU, tmp_path, earlier=earlier | {"unfinished": {"noise": ["before-long"], "finetune": ["x"]}}
-    )
+NOISE = ("after", "before", "original", "toy", "after-short", "after-long", "before-short", "before-long")
+LEFT = {"noise": ["before-long"], "finetune": ["steps, seed 2"]}
+
+
+def ended_at(nll: float) -> dict:
+    """The record of an adaptation."""
+    run = {"metrics": {"validation_nll": {"value": nll}}, "history": [{"step": 1, "loss": 1.0, "grad_norm": 2.0}]}
+    run |= {"seconds": 1.0, "steps": 1, "versions": {"torch": "2"}, "device": "another", "untuned": None}
+    return run | {"config": {"batch": 1, "trainer": {"learning_rate": 1.0}}}
+
+
+def going_on(out: Path, unfinished: dict) -> parts.Study:
+    """A study that goes on from the committed results, of which so much is left."""
+    found = page.read_results() | {"unfinished": unfinished}
+    noise, missing = found["noise"], unfinished.get("noise", ())
+    found["noise"] = {name: noise.get(name, noise["after-long"]) for name in NOISE if name not in missing}
+    return parts.Study(out, sizes.CPU, out, earlier=found)
+
+
+def test_only_what_earlier_results_lack_is_made(tmp_path):
+    """The committed results are of a folder that may be gone."""
+
+    def to_make(unfinished: dict) -> dict[str, list[str]]:
+        made = going_on(tmp_path, unfinished)
+        found = {part: [item.name for item in made.items(part) if not item.done] for part in study.PARTS}
+        return {part: names for part, names in found.items() if names}
+
+    found = to_make(LEFT)
+    assert found["adapt"] == ["annealed"], "what part 3 starts from"
+    assert found["noise"] == ["precision-float32", "precision-bfloat16", "halves", "before-long"]
+    assert len(found["finetune"]) == 3 * sizes.CPU.seeds, "runs are compared with one another: of one machine"
+    assert set(to_make({"noise": ["halves"]})) == {"models", "noise"}, "nothing is measured on the adapted model"
+    assert to_make({}) == {}
+
+
+def test_the_best_arm_and_the_methods_are_those_of_earlier_results(tmp_path):
+    made = going_on(tmp_path, LEFT)
     assert made.best() == "annealed"
-    left = {part: [item.name for item in made.items(part) if not item.done] for part in ("adapt", "noise", "finetune")}
-    assert left["adapt"] == ["annealed"], "the model that everything else starts from is needed"
-    assert left["noise"] == ["halves", "before-long"]
-    assert len(left["finetune"]) == 3 * sizes.CPU.seeds, "runs are compared with one another: of one machine"
-    finished = study.Study(tmp_path, sizes.CPU, tmp_path, earlier=earlier | {"unfinished": {}})
-    assert all(item.done for part in left for item in finished.items(part))
-    assert finished.compared() == [*parts.PAPER, "lowdisc+fixedcount"]
+    made.earlier["noise"]["after"]["recommendation"]["method"] = "lowdisc+complement"
+    assert made.compared() == [*parts.PAPER, "lowdisc+fixedcount", "lowdisc+complement"]
 
-    here = {"metrics": {"validation_nll": {"value": 2.5}}, "history": [], "evaluations": []}
-    run = here | {"seconds": 1.0, "steps": 1, "versions": {}, "device": "cpu", "untuned": None}
-    run |= {"config": {"batch": 1, "trainer": {"learning_rate": 1.0}}}
-    (made.run("annealed")).mkdir(parents=True)
-    (made.run("annealed") / "run.json").write_text(json.dumps(run))
-    found = results.gather(finished)
-    assert found["finetune"] == earlier["finetune"], "nothing was fine-tuned here"
-    assert found["adapt"] == earlier["adapt"], "the curve beside the others is of their machine"
+
+def test_earlier_results_stand_and_the_third_part_is_of_one_machine(tmp_path, monkeypatch):
+    made = going_on(tmp_path, LEFT)
+    made.run("annealed").mkdir(parents=True)
+    (made.run("annealed") / "run.json").write_text(json.dumps(ended_at(2.5)))
+    found = results.gather(made)
+    for name in ("adapt", "adapt_versus_shift", "noise", "conversions", "finetune", "bands", "plan", "text"):
+        assert found[name] == made.earlier[name], name
+    assert list(found["adapt"]) == list(sizes.CPU.arms), "the table has their order"
+    assert "part 3." in page.status(found)
+
     monkeypatch.setattr(results, "_finetune", lambda folder: {"compute": {"runs": []}})
-    found = results.gather(finished)
-    there = earlier["adapt"]["annealed"]["metrics"]["validation_nll"]["value"]
-    assert found["adapted_again"] == {"annealed": [2.5, there]}
-    assert found["finetune"] == {"compute": {"runs": []}}
-    assert f"which ended at 2.500 instead of {there:.3f}." in page.status(found)
+    found = results.gather(made)
+    assert (found["finetune"], found["bands"], found["plan"]["finetune"]) == ({"compute": {"runs": []}}, {}, None)
+    assert found["adapt"] == made.earlier["adapt"], "the curve beside the others is of their machine"
+    assert found["adapted_again"]["annealed"]["metrics"]["validation_nll"]["value"] == 2.5
+    assert "Part 3 starts from `annealed` adapted again" in page.status(found)
+    assert "shift, attention annealed, again for part 3" in tables.adaptation_table(found)
+
+    after = results.gather(going_on(tmp_path, {}))
+    assert after["finetune"] == made.earlier["finetune"], "finished there: a start here does not replace it"
+    chained = parts.Study(
+        tmp_path / "third", sizes.CPU, tmp_path, earlier=found | {"unfinished": {"noise": ["before-long"]}}
+    )
+    again = results.gather(chained)
+    assert again["adapted_again"] == found["adapted_again"]
+    assert again["device"] == "another"
+    assert list(again["unfinished"]) == ["models", "noise"], "part 3 is not asked again"
 
 
-def test_earlier_results_of_another_size_are_one_sentence(tmp_path, capsys):
-    words = ["--rehearse", "--out", str(tmp_path), "--earlier"]
-    assert study.main([*words, str(FOLDER / "results.json")]) == 1
-    assert "expected a study of the same sizes in" in capsys.readouterr().err
-    assert study.main([*words, str(tmp_path / "none.json")]) == 1
-    assert "--earlier: expected a results.json, found none at" in capsys.readouterr().err
+def test_other_rows_than_those_of_earlier_results_are_refused(tmp_path):
+    made = going_on(tmp_path, LEFT)
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "text.json").write_text(json.dumps(made.earlier["text"] | {"source": "another"}))
+    with pytest.raises(study.Stopped, match="expected the rows of the earlier results"):
+        results.gather(made)
+
+
+def test_a_folder_remembers_what_it_goes_on_from(tmp_path, monkeypatch):
+    small = json.loads(json.dumps(page.read_results() | {"sizes": dataclasses.asdict(sizes.REHEARSAL)}))
+    given, out = tmp_path / "given.json", tmp_path / "out"
+    given.write_text(json.dumps(small))
+    made: list[dict] = []
+    monkeypatch.setattr(study, "make", lambda study, part: made.append(study.earlier))
+    words = ["--rehearse", "--only", "adapt", "--out", str(out)]
+    assert study.main([*words, "--earlier", str(given)]) == 0
+    assert study.main(words) == 0
+    assert made == [small, small]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"sizes": {}}, "expected a study of the same sizes in"),
+        ({"adapt": {}}, "expected the whole of part 1 in .*, found no shift, no-shift"),
+        ({"adapt_versus_shift": {}}, "found no row by row"),
+        ({"schema": "another"}, "expected schema"),
+        (None, "given.json: expected a file, found nothing"),
+    ],
+)
+def test_unfit_earlier_results_are_one_sentence(tmp_path, capsys, change, told):
+    given = tmp_path / "given.json"
+    if change is not None:
+        whole = page.read_results() | {"sizes": json.loads(json.dumps(dataclasses.asdict(sizes.REHEARSAL)))}
+        given.write_text(json.dumps(whole | change))
+    assert study.main(["--rehearse", "--out", str(tmp_path / "out"), "--earlier", str(given)]) in (1, 2)
+    assert re.search(told, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists(), "nothing is fetched or written before"
+
+
+def test_a_folder_of_other_beginnings_is_refused(tmp_path, capsys):
+    given, out = tmp_path / "given.json", tmp_path / "out"
+    given.write_text(json.dumps(page.read_results()))
+    words = ["--rehearse", "--out", str(out), "--earlier", str(given)]
+    (out / "adapt").mkdir(parents=True)
+    assert study.main(words) == 1
+    assert "expected a folder in which nothing is adapted yet" in capsys.readouterr().err
+    (out / "earlier.json").write_text(json.dumps(page.read_results() | {"device": "another"}))
+    assert study.main(words) == 1
+    assert "goes on from other results already" in capsys.readouterr().err
+
+
+def test_an_experiment_that_is_done_to_a_seed_is_done_to_the_seeds_before(tmp_path):
+    made = parts.Study(tmp_path, sizes.CPU, tmp_path)
+    (tmp_path / "finetune" / "compute").mkdir(parents=True)
+    mark = tmp_path / "finetune" / "compute" / parts.DONE.format(3)
+    mark.write_text(parts.settings_of(parts.RECIPE))
+    done = [item.name for item in made.items("finetune") if item.done]
+    assert done == ["compute, seed 1", "compute, seed 2", "compute, seed 3"]
+    mark.write_text("another recipe's")
+    assert not any(item.done for item in made.items("finetune"))
 
 
 def by_fake(monkeypatch, fails: set[str]) -> list[str]:
