@@ -28,7 +28,7 @@ _WHEN = {"before": ("#CC6677", "converted"), "after": ("#0072B2", "adapted"), "t
 @styled
 def adaptation(results: dict) -> Figure:
     """NLL on held-out templates, the loss of each step and its gradient norm, over the steps of adaptation."""
-    figure = new_figure(11, 3.6)
+    figure = new_figure(11, 4.2)
     left, middle, right = figure.subplots(1, 3)
     inks = dict(zip(ARMS, cycle(_COLOURS), strict=False))
     again = results.get("adapted_again", {})
@@ -44,7 +44,7 @@ def adaptation(results: dict) -> Figure:
     left.set_title("NLL bound, held-out templates")
     left.set_ylabel("nats per token")
     if results["adapt"]:
-        left.legend()
+        figure.legend(loc="outside lower center", ncols=3)
     middle.set_title("Loss of each step")
     right.set_title("Gradient norm of each step")
     _logarithmic(right)
