@@ -1,6 +1,6 @@
 """A real pretrained model through the whole machine: which conversion, its noise, and fine-tuning with every method.
 
-    python -m studies.real_model.study                      everything, resumable; about 5 hours on one core
+    python -m studies.real_model.study                      everything, resumable; some 6 hours on one core
     python -m studies.real_model.study --only adapt         one part: models, adapt, noise, finetune or page
     python -m studies.real_model.study --gguf PATH          the model's GGUF file, instead of fetching it
     python -m studies.real_model.study --earlier FILE       a results.json of another machine: what it holds is not

@@ -93,3 +93,22 @@ def test_refusals(measured):
     assert_refused(in_process("decompose", "--methods", "adaptive", cwd=folder), "tends to that of 'ppots'")
     named = in_process("decompose", "--gradient", *SMALL, "grad.parameters=[heads.*]", "--methods", "ppots", cwd=folder)
     assert_refused(named, "no trainable parameter matches 'heads.*'")
+
+
+SMALLEST = [
+    "rows=2", "rates=2", "masks=2", "steps=4", "forwards=2", "probe.rates=4", "probe.masks=2", "probe.starts=1",
+    "grad.rows=4", "grad.view_rows=4", "grad.rates=2", "grad.masks=2", "grad.steps=4", "grad.split_rows=4",
+    "data.train_rows=8", "methods=[standard,ppots,strats+ppots,ppots-gradient,lowdisc+ppots+fixedcount,mirror]",
+]  # fmt: skip
+
+
+def test_the_smallest_sizes_measure_or_are_refused_before_anything_is_measured(tmp_path):
+    """Under strata p(t) follows the variance over rows, of which the cross-fit leaves one out: one alone has none."""
+    write_model(tmp_path / "base")
+    words = ["decompose", "--gradient", "--model", "base", "--out", "out", *SMALLEST]
+    refused = in_process(*words, "probe.rows=2", cwd=tmp_path)
+    assert_refused(refused, "at least 3 training rows to probe for method 'strats+ppots'", "found probe.rows=2")
+    assert "decompose:" not in refused.stderr, "no bar was drawn"
+    done = in_process(*words, "probe.rows=3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "mistake of stabledllm" not in done.stderr

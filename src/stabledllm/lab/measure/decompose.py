@@ -12,6 +12,7 @@ from stabledllm.lab.measure.gradient import GradientLaboratory
 from stabledllm.lab.measure.gradient_notes import note_of_split
 from stabledllm.lab.measure.laboratory import Laboratory
 from stabledllm.lab.measure.plan import ABC, ADAM, GRADIENT_ABC, PROBE, SPLIT, gradient_stage
+from stabledllm.lab.measure.probe_and_fit import check_probe
 from stabledllm.method_checks import check_fixed, check_measured
 from stabledllm.noise.densities import Uniform
 from stabledllm.noise.methods import Method
@@ -66,8 +67,15 @@ def record_of(
 
 
 def measure_losses(lab: Laboratory, methods: Sequence[Method]) -> dict:
-    """The entries of the record that are about the loss; the first method is Standard."""
+    """The entries of the record that are about the loss; the first method is Standard.
+
+    Raises:
+        UserError: too few rows to fit a method's p(t) to.
+    """
     standard, progress = methods[0], lab.progress
+    for method in methods:
+        if method.needs_p:
+            check_probe(method, len(lab.rows), lab.options.probe.rows, lab.block_size, "probe.rows")
     mirror = _mirror(standard)
     progress.stage(ABC)
     nested = lab.nested(standard)

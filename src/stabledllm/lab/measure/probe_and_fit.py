@@ -23,11 +23,11 @@ from stabledllm.ppots.profile import Profile, probe
 from stabledllm.ppots.record import FittedDensity, ProbeProfile, fit_density
 
 
-def check_probe(method: Method, rows: int, probed: int, block_size: int | None) -> None:
+def check_probe(method: Method, rows: int, probed: int, block_size: int | None, key: str = "ppots.rows") -> None:
     """Refuse to fit p to too few rows, or to a method that has no meaning in blocks.
 
     Args:
-        rows: number of training rows. probed: most of them that are probed.
+        rows: number of training rows. probed: most of them that are probed. key: the setting that says so.
 
     Raises:
         UserError: too few rows, or a method that has no meaning in blocks.
@@ -39,7 +39,7 @@ def check_probe(method: Method, rows: int, probed: int, block_size: int | None) 
     if min(rows, probed) < least:
         raise UserError(
             f"ppots: expected at least {least} training rows to probe for method '{method.name}', found "
-            f"{'ppots.rows=' if probed < rows else ''}{min(rows, probed)}."
+            f"{f'{key}=' if probed < rows else ''}{min(rows, probed)}."
         )
 
 
