@@ -245,15 +245,14 @@ class Study:
     def _finetune(self) -> Iterator[Item]:
         """Seed after seed, so that a kill leaves experiments of fewer seeds; with several jobs all at once."""
         experiments = (("compute", 25), ("steps", 16), ("original", 6))
-        seeds = range(1, self.sizes.seeds + 1) if self.jobs == 1 else [self.sizes.seeds]
+        seeds, says = range(1, self.sizes.seeds + 1) if self.jobs == 1 else [self.sizes.seeds], settings_of(RECIPE)
         for stage, (seed, (name, cost)) in enumerate(product(seeds, experiments)):
-            result, says, run = self._marker(name, seed), settings_of(RECIPE), partial(self._experiment, name, seed)
+            result, run = self._marker(name, seed, says), partial(self._experiment, name, seed)
             yield Item("finetune", f"{name}, seed {seed}", result, cost, run, stage, says)
 
-    def _marker(self, name: str, seed: int) -> Path:
+    def _marker(self, name: str, seed: int, says: str) -> Path:
         """The file that says that an experiment is done up to a seed: that of a later seed does too."""
         marks = [self.out / "finetune" / name / DONE.format(n) for n in range(seed, self.sizes.seeds + 1)]
-        says = settings_of(RECIPE)
         return next((mark for mark in marks if mark.is_file() and mark.read_text(encoding="utf-8") == says), marks[0])
 
     def methods(self, name: str) -> list[str]:

@@ -73,6 +73,17 @@ def test_the_guide_to_converting_quotes_the_table():
         assert difference == "–" or difference in line, arm
 
 
+def test_the_page_says_how_an_arm_adapted_again_went_another_way():
+    found = page.read_results()
+    text = " ".join((FOLDER / "README.md").read_text(encoding="utf-8").split())
+    here, there = (found[name]["annealed"]["history"] for name in ("adapted_again", "adapt"))
+    assert max(abs(a[1] / b[1] - 1) for a, b in zip(here[:8], there, strict=False)) < 0.02
+    assert "The losses of the first eight steps agree to 2 %" in text
+    (step, loss, norm), other = max(here, key=lambda line: line[2]), there[26]
+    told = f"at step {step} one of the two has a spike (loss {loss:.1f}, gradient norm {norm:.0f}"
+    assert f"{told}, where the other has {other[1]:.1f} and {other[2]:.0f})" in text
+
+
 def test_unfinished_parts_are_named():
     told = page.status({"unfinished": {"finetune": ["compute, seed 5", "steps, seed 5"]}, "device": "cpu"})
     assert told == (
